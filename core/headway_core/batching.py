@@ -1,0 +1,110 @@
+"""Group commit: calls that are made at the same time share one flush."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+from headway_core.errors import HeadwayError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class GroupCommit(Generic[Item, Result]):
+    """Collects items while a flush is under way and gives them to the next one.
+
+    An idle group adds no wait. `linger` is waited before a flush only if the one before it carried
+    many, so that a loaded group fills its batches. `key`: at most one item with the same key shares
+    a flush, for a statement can change a row once. `run` is the one flusher; if it ends, its
+    process must end.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        batch_max: int = 256,
+        linger: timedelta = timedelta(0),
+        key: Callable[[Item], Hashable] | None = None,
+    ) -> None:
+        self._flush = flush
+        self._batch_max = batch_max
+        self._linger_seconds = linger.total_seconds()
+        self._key = key
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._filled = asyncio.Event()
+
+    async def submit(self, item: Item) -> Result:
+        """Hand over an item and wait for its own result or error.
+
+        A caller that is cancelled leaves its item behind: it is flushed all the same.
+        """
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._filled.set()
+        return await future
+
+    async def run(self) -> None:
+        """Flush until cancelled."""
+        last = 0
+        try:
+            while True:
+                await self._filled.wait()
+                if self._linger_seconds and 1 < last < self._batch_max:
+                    await asyncio.sleep(self._linger_seconds)
+                batch = self._take()
+                last = len(batch)
+                await self._settle(batch)
+        finally:
+            while self._waiting:
+                self._waiting.popleft()[1].cancel()
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        seen: set[Hashable] = set()
+        later: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < self._batch_max:
+            entry = self._waiting.popleft()
+            if self._key is not None:
+                key = self._key(entry[0])
+                if key in seen:
+                    later.append(entry)
+                    continue
+                seen.add(key)
+            batch.append(entry)
+        self._waiting.extendleft(reversed(later))
+        if not self._waiting:
+            self._filled.clear()
+        return batch
+
+    async def _settle(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._flush([item for item, _ in batch])
+        except HeadwayError as error:
+            # Nobody is to blame, or the whole flush is: each caller decides whether to try again.
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+        except Exception as error:
+            await self._settle_apart(batch, error)
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        else:
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+
+    async def _settle_apart(
+        self, batch: Sequence[tuple[Item, asyncio.Future[Result]]], error: Exception
+    ) -> None:
+        """Flush one by one: an item whose first flush was applied knows its own result."""
+        if len(batch) == 1:
+            if not batch[0][1].done():
+                batch[0][1].set_exception(error)
+            return
+        for entry in batch:
+            await self._settle([entry])

@@ -1,0 +1,175 @@
+"""The one border to asyncpg: bounded waits, retried conflicts, translated errors."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
+
+import asyncpg
+
+from headway_core.errors import StoreUnavailable
+
+Record = asyncpg.Record
+if TYPE_CHECKING:  # generic in its stubs only
+    Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[Record]
+else:
+    Connection = asyncpg.pool.PoolConnectionProxy
+Result = TypeVar("Result")
+
+CONFLICT_TRIES_MAX: Final = 6
+CONFLICT_WAIT_SECONDS: Final = 0.02
+
+# Safe to run again with the same arguments: nothing of the statement was applied.
+_CONFLICTS = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+)
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.PostgresSystemError,
+)
+
+SESSION_SETTINGS: Final = {
+    # Frees what a paused process holds.
+    "idle_in_transaction_session_timeout": "10s",
+    "lock_timeout": "1s",
+    "statement_timeout": "10s",
+    # Compiling costs more than any of our statements.
+    "jit": "off",
+    # A plan made while a table was empty must not walk it once it is full.
+    "enable_seqscan": "off",
+}
+
+
+class Database:
+    """A pool of connections.
+
+    Every call ends within its timeout: with a result, with StoreUnavailable if Postgres is away or
+    too slow (a commit's outcome is then unknown), or with asyncpg's own error, which is a defect of
+    ours.
+    """
+
+    def __init__(self, pool: "asyncpg.Pool[Record]", timeout_seconds: float) -> None:
+        self._pool = pool
+        self._timeout_seconds = timeout_seconds
+        self._random = Random()
+
+    @classmethod
+    async def connect(
+        cls, url: str, *, name: str, size: int = 8, timeout_seconds: float = 5.0
+    ) -> Self:
+        """Make a pool of at most `size` connections; they are opened when needed.
+
+        `name` is shown in pg_stat_activity. `timeout_seconds` bounds each call, waiting for a free
+        connection included.
+        """
+        pool = asyncpg.create_pool(
+            url,
+            min_size=0,
+            max_size=size,
+            timeout=min(timeout_seconds, 2.0),
+            reset=_keep_session,
+            max_inactive_connection_lifetime=300,
+            server_settings={"application_name": name, **SESSION_SETTINGS},
+        )
+        return cls(await pool, timeout_seconds)
+
+    async def close(self) -> None:
+        """Close all connections, by force after 2 s."""
+        try:
+            async with asyncio.timeout(2):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    async def fetch(self, query: str, *arguments: object) -> list[Record]:
+        """Run one statement as one transaction and return its rows."""
+
+        async def run(connection: Connection) -> list[Record]:
+            return await connection.fetch(query, *arguments)
+
+        return await self._retried(run)
+
+    async def fetchrow(self, query: str, *arguments: object) -> Record | None:
+        """Run one statement as one transaction and return its first row."""
+        rows = await self.fetch(query, *arguments)
+        return rows[0] if rows else None
+
+    async def fetchval(self, query: str, *arguments: object) -> Any:
+        """Run one statement as one transaction and return the first value of its first row."""
+        row = await self.fetchrow(query, *arguments)
+        return row[0] if row is not None else None
+
+    async def execute(self, query: str, *arguments: object) -> None:
+        """Run one statement as one transaction."""
+        await self.fetch(query, *arguments)
+
+    async def transact(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """Run `work` in one transaction; it may run several times, so has no other effect."""
+
+        async def run(connection: Connection) -> Result:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self._retried(run)
+
+    @asynccontextmanager
+    async def transaction(
+        self, *, timeout_seconds: float | None = None
+    ) -> AsyncIterator[Connection]:
+        """Hold one transaction; it is not retried. Commits unless the block raises."""
+        seconds = timeout_seconds or self._timeout_seconds
+        async with self._connection(seconds) as connection, connection.transaction():
+            yield connection
+
+    async def _retried(self, run: Callable[[Connection], Awaitable[Result]]) -> Result:
+        for tries in range(1, CONFLICT_TRIES_MAX + 1):
+            try:
+                async with self._connection(self._timeout_seconds) as connection:
+                    return await run(connection)
+            except _CONFLICTS as error:
+                if tries == CONFLICT_TRIES_MAX:
+                    raise StoreUnavailable(f"the database is busy: {error}") from error
+                await asyncio.sleep(CONFLICT_WAIT_SECONDS * tries * self._random.random())
+        raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def _connection(self, timeout_seconds: float) -> AsyncIterator[Connection]:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                connection: Connection = await self._pool.acquire(timeout=timeout_seconds)
+                try:
+                    yield connection
+                except (*_AWAY, asyncio.CancelledError):
+                    # A cancelled command would make the release wait for the server's answer, for
+                    # ever if it is cut off.
+                    connection.terminate()
+                    raise
+                finally:
+                    await self._pool.release(connection)
+        except asyncpg.ClientConfigurationError as error:
+            raise StoreUnavailable("HEADWAY_DATABASE_URL is not a PostgreSQL URL") from error
+        except _AWAY as error:
+            if isinstance(error, ValueError):  # asyncpg's DataError: an argument that no row can hold
+                raise
+            raise StoreUnavailable(f"the database does not answer: {_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+async def _keep_session(connection: object) -> None:
+    """Reset nothing: no session state is ever set, and asyncpg's reset costs a round trip."""

@@ -1,0 +1,69 @@
+"""What the store's tests share: a database, a worker with a live lease, a job to try things on."""
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from headway_core import jobs, leases
+from headway_core.database import Database
+from headway_core.job import RetryPolicy, Submission
+
+LEASE = timedelta(seconds=15)
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+Submit = Callable[..., Awaitable[jobs.Submitted]]
+Register = Callable[..., Awaitable[UUID]]
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A pool on a fresh, migrated database."""
+    database = await Database.connect(database_url, name="test", size=10)
+    yield database
+    await database.close()
+
+
+def submission(type_: str = "noop", **given: object) -> Submission:
+    """A submission with plain defaults."""
+    given.setdefault("request_hash", hashlib.sha256(repr((type_, given)).encode()).digest())
+    return Submission(id=uuid7(), type=type_, traceparent=TRACEPARENT, **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def submit(database: Database) -> Submit:
+    """Submit one job and return what came of it."""
+
+    async def submit(type_: str = "noop", **given: object) -> jobs.Submitted:
+        (outcome,) = await jobs.submit(database, [submission(type_, **given)], queue_depth_max=None)
+        assert isinstance(outcome, jobs.Submitted)
+        return outcome
+
+    return submit
+
+
+@pytest.fixture
+def register(database: Database) -> Register:
+    """Register a worker and return its ID."""
+
+    async def register(
+        *types: str, queue: str = "default", lease: timedelta = LEASE, **policy: object
+    ) -> UUID:
+        worker_id = uuid4()
+        await leases.register(
+            database,
+            worker_id,
+            name="test",
+            queues=[queue],
+            types=[
+                leases.HandlerType(type_, queue, RetryPolicy(**policy), None)  # type: ignore[arg-type]
+                for type_ in types or ("noop",)
+            ],
+            lease=lease,
+        )
+        return worker_id
+
+    return register

@@ -1,0 +1,85 @@
+"""Every named query is valid against the migrated schema, and the hot ones keep their plans."""
+
+import json
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from headway_core import queries
+from headway_core.database import Connection, Database
+
+TABLES = sorted(path.stem for path in (Path(queries.__file__).parent / "sql").glob("*.sql"))
+NAMES = [(table, name) for table in TABLES for name in queries.load(table).texts]
+
+BATCH_STATEMENTS = [
+    ("outbox", "mark_queued"),
+    ("runs", "claim"),
+    ("runs", "settle"),
+    ("runs", "save_progress"),
+    ("runs", "complete_step"),
+    ("sweeps", "redispatch"),
+    ("dead_letters", "replay"),
+    ("jobs", "cancel"),
+    ("jobs", "get"),
+    ("events", "heads"),
+]
+
+
+@pytest.mark.parametrize(("table", "name"), NAMES)
+async def test_every_query_can_be_prepared(database_url: str, table: str, name: str) -> None:
+    """A misspelt column shows here, not at three in the morning."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.prepare(queries.load(table).texts[name])
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("rows", [0, 1_000_000])
+@pytest.mark.parametrize(("table", "name"), BATCH_STATEMENTS)
+async def test_batch_statements_find_their_jobs_by_key(
+    database: Database, table: str, name: str, rows: int
+) -> None:
+    """On empty and on full statistics: a plan that walks a table is a thousand times slower."""
+    async with database.transaction() as connection:
+        if rows:
+            await _pretend(connection, rows)
+        await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE plan AS {queries.load(table).texts[name]}")
+        count = await connection.fetchval(
+            "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = 'plan'"
+        )
+        nulls = ", ".join(["NULL"] * count)
+        explained = await connection.fetchval(f"EXPLAIN (FORMAT json) EXECUTE plan ({nulls})")
+        await connection.execute("DEALLOCATE plan")
+    scans = list(_scans(json.loads(explained)[0]["Plan"]))
+    of_jobs = [scan for scan in scans if "jobs" in (scan.get("Relation Name"), _table(scan))]
+    assert of_jobs
+    for scan in of_jobs:
+        assert "Index Cond" in scan or "Recheck Cond" in scan, scan
+        assert scan.get("Index Name", "jobs_pkey") == "jobs_pkey", scan
+
+
+async def _pretend(connection: Connection, rows: int) -> None:
+    """Make the planner believe in so many jobs: a few real pages, and the statistics of many rows."""
+    await connection.execute(
+        "INSERT INTO jobs (id, type, queue, queue_given, priority, state, traceparent, end_time) "
+        "SELECT gen_random_uuid(), 'noop', 'default', false, 4, 4, '', clock_timestamp() "
+        "FROM generate_series(1, 20000)"
+    )
+    await connection.execute("ANALYZE jobs")
+    await connection.execute(
+        "UPDATE pg_class SET reltuples = $1 WHERE relname = 'jobs'", float(rows)
+    )
+
+
+def _scans(plan: dict[str, object]) -> "list[dict[str, object]]":
+    found = [plan] if "Scan" in str(plan["Node Type"]) else []
+    for child in plan.get("Plans", []):  # type: ignore[attr-defined]
+        found += _scans(child)
+    return found
+
+
+def _table(scan: dict[str, object]) -> str:
+    return str(scan.get("Index Name", "")).partition("_")[0]
