@@ -126,13 +126,15 @@ async def end(
     guilty = dict(timed_out or {})
 
     async def close(connection: Connection) -> list[Judged]:
-        await connection.fetch(runs.SQL.lock_waiting, worker_id, None)
+        locked = await connection.fetch(runs.SQL.lock_waiting, worker_id, None)
         if await connection.fetchrow(SQL.lock_lease, worker_id) is None:
             return []
         await connection.fetchrow(SQL.end, worker_id, how)
-        # A claim that committed while we waited for the lease: no further one can come.
-        await connection.fetch(runs.SQL.lock_waiting, worker_id, None)
-        return await _judge(connection, worker_id, None, message, guilty)
+        # Claims that committed while we waited for the lease; no further one can. To wait for their
+        # jobs now would reverse the lock order, so the reaper gets those that others hold.
+        locked += await connection.fetch(runs.SQL.lock, worker_id, None)
+        job_ids = [row["id"] for row in locked]
+        return await _judge(connection, worker_id, job_ids, message, guilty)
 
     return await database.transact(close)
 
@@ -185,7 +187,7 @@ async def database_clock(database: Database) -> DatabaseClock:
 async def _judge(
     connection: Connection,
     worker_id: UUID,
-    job_ids: Sequence[UUID] | None,
+    job_ids: Sequence[UUID],
     message: str,
     timed_out: Mapping[UUID, int],
 ) -> list[Judged]:

@@ -62,7 +62,7 @@ async def test_batch_statements_find_their_jobs_by_key(
 
 
 async def _pretend(connection: Connection, rows: int) -> None:
-    """Make the planner believe in so many jobs: a few real pages, and the statistics of many rows."""
+    """Make the planner believe in so many jobs, by real pages and the statistics of many rows."""
     await connection.execute(
         "INSERT INTO jobs (id, type, queue, queue_given, priority, state, traceparent, end_time) "
         "SELECT gen_random_uuid(), 'noop', 'default', false, 4, 4, '', clock_timestamp() "

@@ -69,6 +69,8 @@ CREATE TABLE jobs (
     result          bytea,
     CONSTRAINT a_state_is_one_of_seven CHECK (state BETWEEN 1 AND 7),
     CONSTRAINT a_priority_is_zero_to_nine CHECK (priority BETWEEN 0 AND 9),
+    -- Postgres checks these also on a row version that it then finds outdated and recomputes. So every
+    -- change of state sets state, wait_time and end_time together, whatever they were.
     CONSTRAINT exactly_the_waiting_jobs_have_a_wait_time
         CHECK ((state IN (1, 2, 5)) = (wait_time IS NOT NULL)),
     CONSTRAINT exactly_the_done_jobs_have_an_end_time

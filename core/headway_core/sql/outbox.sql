@@ -33,7 +33,7 @@ WITH item AS (
 ), marked AS (
     UPDATE jobs SET
         state = 2, sequence = sequence + 1,
-        queue_time = clock_timestamp(), wait_time = clock_timestamp()
+        queue_time = clock_timestamp(), wait_time = clock_timestamp(), end_time = NULL
     FROM locked JOIN item ON item.job_id = locked.id
     WHERE jobs.id = locked.id
       AND locked.state IN (1, 5) AND locked.dispatch_no = item.dispatch_no

@@ -20,7 +20,7 @@ WITH item AS (
     UPDATE jobs SET
         state = 3, sequence = jobs.sequence + 1, run_epoch = jobs.run_epoch + 1,
         worker_id = lease.id, claim_id = item.claim_id, attempt = jobs.failures + 1,
-        wait_time = NULL, boost_time = NULL, start_time = clock_timestamp(), progress = NULL
+        wait_time = NULL, end_time = NULL, boost_time = NULL, start_time = clock_timestamp(), progress = NULL
     FROM locked JOIN item ON item.job_id = locked.id CROSS JOIN lease
     WHERE jobs.id = locked.id
       AND locked.state IN (1, 2, 5)
@@ -75,7 +75,7 @@ WITH locked AS MATERIALIZED (
 ), declined AS (
     UPDATE jobs SET
         state = 1, sequence = jobs.sequence + (locked.declines = 0)::integer,
-        dispatch_no = jobs.dispatch_no + 1, declines = jobs.declines + 1,
+        dispatch_no = jobs.dispatch_no + 1, declines = jobs.declines + 1, end_time = NULL,
         wait_time = clock_timestamp() + least($4::interval * power(2, least(locked.declines, 20)), $5::interval)
     FROM locked CROSS JOIN lease
     WHERE jobs.id = locked.id

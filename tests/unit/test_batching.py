@@ -1,0 +1,119 @@
+"""Group commit."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from headway_core.batching import GroupCommit
+from headway_core.errors import StoreUnavailable
+
+
+async def test_what_comes_together_is_flushed_together() -> None:
+    """One flush under way, the rest in the next one."""
+    flushes: list[list[int]] = []
+
+    async def flush(items: Sequence[int]) -> list[int]:
+        flushes.append(list(items))
+        await asyncio.sleep(0.01)
+        return [item * 2 for item in items]
+
+    group = GroupCommit(flush, batch_max=4)
+    runner = asyncio.create_task(group.run())
+    first = asyncio.create_task(group.submit(0))
+    await asyncio.sleep(0.005)
+    assert await asyncio.gather(first, *(group.submit(n) for n in range(1, 7))) == [
+        0, 2, 4, 6, 8, 10, 12,
+    ]  # fmt: skip
+    assert flushes == [[0], [1, 2, 3, 4], [5, 6]]
+    runner.cancel()
+
+
+async def test_one_bad_item_fails_alone() -> None:
+    """A shared flush that fails is tried again one by one."""
+
+    async def flush(items: Sequence[int]) -> list[int]:
+        if 13 in items:
+            raise ValueError("unlucky")
+        return list(items)
+
+    group = GroupCommit(flush)
+    runner = asyncio.create_task(group.run())
+    results = await asyncio.gather(*(group.submit(n) for n in (1, 13, 2)), return_exceptions=True)
+    assert [str(result) for result in results] == ["1", "unlucky", "2"]
+    runner.cancel()
+
+
+async def test_an_absent_store_is_not_asked_one_by_one() -> None:
+    """A batch of 256 must not wait for 256 timeouts."""
+    calls = 0
+
+    async def flush(items: Sequence[int]) -> list[int]:
+        nonlocal calls
+        calls += 1
+        raise StoreUnavailable("away")
+
+    group = GroupCommit(flush)
+    runner = asyncio.create_task(group.run())
+    results = await asyncio.gather(*(group.submit(n) for n in range(9)), return_exceptions=True)
+    assert all(isinstance(result, StoreUnavailable) for result in results)
+    assert calls == 1
+    runner.cancel()
+
+
+async def test_items_of_one_key_never_share_a_flush() -> None:
+    """A statement changes a row once; the second item would be lost."""
+    flushes: list[list[tuple[str, int]]] = []
+
+    async def flush(items: Sequence[tuple[str, int]]) -> Sequence[tuple[str, int]]:
+        flushes.append(list(items))
+        return items
+
+    group = GroupCommit(flush, key=lambda item: item[0])
+    waiting = [asyncio.create_task(group.submit(item)) for item in [("a", 1), ("b", 1), ("a", 2)]]
+    await asyncio.sleep(0)
+    runner = asyncio.create_task(group.run())
+    assert await asyncio.gather(*waiting) == [("a", 1), ("b", 1), ("a", 2)]
+    assert flushes == [[("a", 1), ("b", 1)], [("a", 2)]]
+    runner.cancel()
+
+
+async def test_a_cancelled_caller_leaves_its_item_to_the_flusher() -> None:
+    """Cancelling a submit must not cancel its neighbours' commit."""
+    flushed: list[int] = []
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        await asyncio.sleep(0.01)
+        flushed.extend(items)
+        return items
+
+    group = GroupCommit(flush)
+    runner = asyncio.create_task(group.run())
+    caller = asyncio.create_task(group.submit(1))
+    other = asyncio.create_task(group.submit(2))
+    await asyncio.sleep(0)
+    caller.cancel()
+    assert await other == 2
+    assert flushed == [1, 2]
+    runner.cancel()
+
+
+async def test_callers_of_a_flusher_that_ends_do_not_hang() -> None:
+    """They are cancelled with it."""
+    started = asyncio.Event()
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        started.set()
+        await asyncio.sleep(60)
+        return items
+
+    group = GroupCommit(flush)
+    runner = asyncio.create_task(group.run())
+    caller = asyncio.create_task(group.submit(1))
+    await started.wait()
+    late = asyncio.create_task(group.submit(2))
+    await asyncio.sleep(0)
+    runner.cancel()
+    for task in (caller, late):
+        with pytest.raises(asyncio.CancelledError):
+            await task
