@@ -87,7 +87,7 @@ class GroupCommit(Generic[Item, Result]):
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one bad item must fail alone
             await self._settle_apart(batch, error)
         except asyncio.CancelledError:
             for _, future in batch:

@@ -162,7 +162,7 @@ class Database:
         except asyncpg.ClientConfigurationError as error:
             raise StoreUnavailable("HEADWAY_DATABASE_URL is not a PostgreSQL URL") from error
         except _AWAY as error:
-            if isinstance(error, ValueError):  # asyncpg's DataError: an argument that no row can hold
+            if isinstance(error, ValueError):  # asyncpg's DataError: what no row can hold
                 raise
             raise StoreUnavailable(f"the database does not answer: {_said(error)}") from error
 

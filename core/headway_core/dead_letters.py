@@ -68,7 +68,7 @@ class DeadLetterGroup:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a replay by filter did, or would do."""
+    """What a replay did, or would do. `jobs` as they stand after it."""
 
     jobs: list[Job]
     count: int
@@ -110,22 +110,20 @@ async def group_dead(
     ]
 
 
-async def replay(database: Database, job_id: UUID) -> tuple[Job, Dispatch | None]:
+async def replay(database: Database, job_id: UUID, *, dry_run: bool = False) -> Replayed:
     """DEAD -> PENDING with fresh budgets, for the death that is seen now.
 
-    A job that was replayed since it died is returned as it is, with None. Raises JobNotFound,
-    JobNotDead if it never died, StoreUnavailable.
+    A job that was replayed since it died is returned as it is, with a count of 0. Raises
+    JobNotFound, JobNotDead if it never died, StoreUnavailable.
     """
     standing = await database.fetchrow(SQL.standing, job_id)
     if standing is None:
         raise JobNotFound(job_id)
-    dispatch: Dispatch | None = None
-    if standing["state"] == JobState.DEAD:
-        dispatched = await _replay(database, [(job_id, standing["run_epoch"])])
-        dispatch = dispatched[0] if dispatched else None
-    elif standing["replays"] == 0:
-        raise JobNotDead(job_id, JobState(standing["state"]))
-    return await jobs.get(database, job_id, full=False), dispatch
+    state = JobState(standing["state"])
+    if state is not JobState.DEAD and standing["replays"] == 0:
+        raise JobNotDead(job_id, state)
+    deaths = [(job_id, standing["run_epoch"])] if state is JobState.DEAD else []
+    return await _replayed(database, deaths, also=[job_id], more=False, dry_run=dry_run)
 
 
 async def replay_matching(
@@ -133,12 +131,23 @@ async def replay_matching(
 ) -> Replayed:
     """Replay up to `limit` dead letters that match, oldest death first, in one transaction."""
     records = await database.fetch(SQL.choose, *chosen.arguments(), limit + 1)
-    chosen_deaths = [(record["id"], record["run_epoch"]) for record in records[:limit]]
-    dispatches = [] if dry_run else await _replay(database, chosen_deaths)
+    deaths = [(record["id"], record["run_epoch"]) for record in records[:limit]]
+    return await _replayed(database, deaths, more=len(records) > limit, dry_run=dry_run)
+
+
+async def _replayed(
+    database: Database,
+    deaths: Sequence[tuple[UUID, int]],
+    *,
+    also: Sequence[UUID] = (),
+    more: bool,
+    dry_run: bool,
+) -> Replayed:
+    dispatches = [] if dry_run else await _replay(database, deaths)
     return Replayed(
-        jobs=await jobs.get_many(database, [job_id for job_id, _ in chosen_deaths]),
-        count=len(chosen_deaths) if dry_run else len(dispatches),
-        more=len(records) > limit,
+        jobs=await jobs.get_many(database, also or [job_id for job_id, _ in deaths]),
+        count=len(deaths) if dry_run else len(dispatches),
+        more=more,
         dispatches=dispatches,
     )
 

@@ -27,6 +27,16 @@ async def delete(connection: Connection | Database, outbox_ids: Sequence[int]) -
     await connection.fetch(SQL.delete, list(outbox_ids))
 
 
+async def defer(
+    connection: Connection, outbox_ids: Sequence[int], *, for_how_long: timedelta
+) -> None:
+    """Leave rows that could not be published alone for a while, so that others get their turn.
+
+    Part of the caller's transaction, which holds them.
+    """
+    await connection.fetch(SQL.defer, list(outbox_ids), for_how_long)
+
+
 async def mark_queued(
     database: Database, dispatches: Sequence[tuple[UUID, int]]
 ) -> list[tuple[UUID, int]]:

@@ -20,6 +20,11 @@ LIMIT $1
 -- Forget rows whose messages the broker has confirmed. $1 ids.
 DELETE FROM outbox WHERE id = ANY ($1::bigint[])
 
+-- name: defer
+-- Leave rows alone for a while: what cannot be published must not stand in front of the rest.
+-- $1 ids, $2 how long.
+UPDATE outbox SET reserved_until = clock_timestamp() + $2::interval WHERE id = ANY ($1::bigint[])
+
 -- name: mark_queued
 -- PENDING or FAILED -> QUEUED for jobs whose message the broker has confirmed. $1 job ids, $2 dispatch numbers.
 -- A locked row is being claimed: there is nothing to mark.

@@ -1,0 +1,54 @@
+# The two commands for a fresh machine are `make demo` and `make test`; both set up what is missing.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo dev test bench lint format proto lock clean
+
+PYTHON ?=
+export PYTHON
+BIN := .venv/bin
+# Arguments for the command behind a target: make test ARGS='-k watch -x'
+ARGS ?=
+
+help: ## say what there is
+	@sed -nE 's/^([a-z]+):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+setup: ## make .venv/ with everything, and get RabbitMQ if there is none
+	@scripts/setup
+
+demo: setup ## show it working on real inputs
+	@$(BIN)/headway demo $(ARGS)
+
+dev: setup ## run it here: private PostgreSQL and RabbitMQ, server, worker
+	@$(BIN)/headway dev $(ARGS)
+
+test: setup ## run all tests against private services
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: setup ## measure: floors, Headway, peers
+	@$(BIN)/python bench/run.py $(ARGS)
+
+lint: setup ## formatting, lint, types, architecture, protos
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --cache-dir .cache/import-linter
+	@$(BIN)/buf lint
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py --check
+
+format: setup ## put the code in shape
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+proto: setup ## write the stubs from the protos again
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
+
+# No address of any index goes into the lock; the hashes are those of the public files.
+lock: setup ## lock the newest versions that pyproject.toml allows
+	@$$(command -v uv || echo .cache/tools/bin/uv) pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
+
+clean: ## remove what the other targets made, running private services first
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m headway_dev.leftovers .headway .cache/test-services || true; fi
+	@rm -rf .venv .cache .headway build dist .hypothesis

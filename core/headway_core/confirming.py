@@ -1,0 +1,136 @@
+"""Publish many messages in one write, and learn of each whether the broker took it.
+
+aio-pika's own `publish` makes a write, a task and several futures for each message: 220 µs of CPU,
+against 45 µs here (CPython 3.11). The price is that this module alone reaches into an aiormq
+channel, where it does, for many messages at once, what `Channel.basic_publish` of aiormq 7.2 does
+for one: under the channel's lock it counts delivery tags, leaves a future for each confirmation,
+and puts the frames into the write queue.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import lru_cache
+from typing import Final
+from uuid import uuid4
+
+import pamqp.frame
+from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import DeliveryError, PublishError
+from aiormq import Channel
+from aiormq.abc import ChannelFrame
+from pamqp.body import ContentBody
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+
+from headway_core.broker_border import broker_border
+from headway_core.errors import Defect
+
+ROUTES_MAX: Final = 1_024
+
+
+class Confirmation(Enum):
+    """What became of a message."""
+
+    CONFIRMED = auto()
+    RETURNED = auto()
+    """No queue is bound where it was sent."""
+    REFUSED = auto()
+    """The broker said no (basic.nack)."""
+    LOST = auto()
+    """Nobody knows: the channel closed before the broker spoke."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to publish. `properties.message_id` is set here, anew for every try."""
+
+    exchange: str
+    routing_key: str
+    properties: Basic.Properties
+    body: bytes
+    """One frame: much less than the 128 KiB of any broker's `frame_max`."""
+
+
+class ConfirmChannel:
+    """A channel in confirm mode on which nobody else publishes."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        # aiormq finds the future of a returned message by its ID, so no two tries may share one.
+        self._id_prefix = uuid4().hex
+        self._frame_of_route = lru_cache(ROUTES_MAX)(self._publish_frame)
+
+    @classmethod
+    async def on(cls, channel: AbstractChannel) -> "ConfirmChannel":
+        """Take over an open channel, made with confirms and `on_return_raises`."""
+        underlay = await channel.get_underlay_channel()
+        if not (isinstance(underlay, Channel) and underlay.on_return_raises):
+            raise Defect("messages are published on a channel without confirms")
+        return cls(underlay)
+
+    async def publish(self, batch: Sequence[Outgoing]) -> list[Confirmation]:
+        """Publish a batch and wait, however long, until the broker has spoken on all of it.
+
+        Raises BrokerUnavailable if the channel is closed already. If it closes later, what is not
+        confirmed then is LOST.
+        """
+        if not batch:
+            return []
+        with broker_border("publish"):
+            confirmations = await self._write(batch)
+        try:
+            await asyncio.wait(confirmations)
+        finally:
+            for message in batch:
+                self._channel.message_id_delivery_tag.pop(message.properties.message_id or "", None)
+        return [_outcome(confirmation) for confirmation in confirmations]
+
+    async def _write(self, batch: Sequence[Outgoing]) -> list[asyncio.Future[object]]:
+        channel = self._channel
+        async with channel.lock:
+            first = channel.delivery_tag + 1
+            tags = range(first, first + len(batch))
+            payload = b"".join(map(self._frames, batch, tags))
+            confirmations = [channel.create_future() for _ in batch]
+            channel.confirmations.update(zip(tags, confirmations, strict=True))
+            channel.delivery_tag += len(batch)
+            try:
+                await channel.write_queue.put(ChannelFrame(payload, should_close=False))
+            except BaseException:
+                # Not sent: the broker counts on from here, and so must we, still under the lock.
+                channel.delivery_tag -= len(batch)
+                for tag in tags:
+                    channel.confirmations.pop(tag).cancel()
+                raise
+        return confirmations
+
+    def _frames(self, message: Outgoing, tag: int) -> bytes:
+        message_id = f"{self._id_prefix}-{tag}"
+        message.properties.message_id = message_id
+        self._channel.message_id_delivery_tag[message_id] = tag
+        header = ContentHeader(properties=message.properties, body_size=len(message.body))
+        number = self._channel.number
+        return (
+            self._frame_of_route(message.exchange, message.routing_key)
+            + pamqp.frame.marshal(header, number)
+            + pamqp.frame.marshal(ContentBody(message.body), number)
+        )
+
+    def _publish_frame(self, exchange: str, routing_key: str) -> bytes:
+        method = Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True)
+        return pamqp.frame.marshal(method, self._channel.number)
+
+
+def _outcome(confirmation: asyncio.Future[object]) -> Confirmation:
+    error = None if confirmation.cancelled() else confirmation.exception()
+    match error:
+        case None:
+            return Confirmation.LOST if confirmation.cancelled() else Confirmation.CONFIRMED
+        case PublishError():
+            return Confirmation.RETURNED
+        case DeliveryError():
+            return Confirmation.REFUSED
+        case _:
+            return Confirmation.LOST

@@ -1,0 +1,187 @@
+"""Hints: lossy words from process to process that something may be worth a look.
+
+A hint wakes somebody earlier than its own poll would, or carries progress that nobody needs for
+ever. Everything works, if slower, when all of them are lost.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Never
+from uuid import UUID
+
+import structlog
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from pamqp.commands import Basic
+from pydantic import SecretStr
+
+from headway_core.broker import Session, open_channel
+from headway_core.broker_border import broker_border
+from headway_core.errors import BrokerUnavailable
+from headway_core.hint_codec import (
+    CancelHint,
+    EventHint,
+    Hint,
+    OutboxHint,
+    ProgressHint,
+    decode,
+    encode,
+)
+from headway_core.metrics import HintLoss, Metrics
+from headway_core.topology import declare_hints, declare_hints_exchange
+
+__all__ = [
+    "CancelHint",
+    "EventHint",
+    "Hint",
+    "HintListener",
+    "HintPublisher",
+    "OutboxHint",
+    "ProgressHint",
+]
+
+WINDOW_SECONDS: Final = 0.002
+"""How long hints gather before they leave together."""
+PENDING_MAX: Final = 10_000
+"""Hints that wait to be sent; beyond it the oldest are dropped."""
+HINTS_PER_MESSAGE: Final = 100
+UNREAD_MAX: Final = 10_000
+"""Messages received and not yet passed on; beyond it the oldest are dropped."""
+
+_Key = tuple[type[Hint], UUID | None]
+
+log = structlog.get_logger(__name__)
+
+
+class HintPublisher:
+    """Sends hints. `run` belongs into the process's TaskGroup."""
+
+    def __init__(self, url: SecretStr, *, name: str, metrics: Metrics) -> None:
+        self._session = Session(url, name=name, use=self._use)
+        self._metrics = metrics
+        self._pending: dict[_Key, Hint] = {}
+        self._arrived = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether hints are leaving."""
+        return self._session.connected
+
+    def send(self, hint: Hint) -> None:
+        """Send a hint soon, or never. Does not block.
+
+        Of what waits to be sent, the newest word about each job replaces the older ones.
+        """
+        key = (type(hint), None if isinstance(hint, OutboxHint) else hint.job_id)
+        older = self._pending.get(key)
+        self._pending[key] = newer(older, hint) if older else hint
+        if len(self._pending) > PENDING_MAX:
+            del self._pending[next(iter(self._pending))]
+            self._metrics.hint_lost(HintLoss.DROPPED)
+        self._arrived.set()
+
+    async def run(self) -> Never:
+        """Keep a connection and send over it what `send` is given."""
+        await self._session.run()
+
+    async def _use(self, connection: AbstractConnection) -> None:
+        channel, _ = await open_channel(connection, confirms=False)
+        exchange = await declare_hints_exchange(channel)
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(WINDOW_SECONDS)
+            body = encode(self._take())
+            message = Message(body, delivery_mode=DeliveryMode.NOT_PERSISTENT)
+            # No deadline: an alarm at the broker may block this for long, and is no reason to
+            # connect anew. Loss of the connection ends it.
+            with broker_border("send hints"):
+                await exchange.publish(message, routing_key="", mandatory=False)
+
+    def _take(self) -> list[Hint]:
+        keys = [key for key, _ in zip(self._pending, range(HINTS_PER_MESSAGE), strict=False)]
+        hints = [self._pending.pop(key) for key in keys]
+        if not self._pending:
+            self._arrived.clear()
+        return hints
+
+
+class HintListener:
+    """Receives everybody's hints. `run` belongs into the process's TaskGroup."""
+
+    def __init__(
+        self,
+        url: SecretStr,
+        *,
+        name: str,
+        callback: Callable[[Hint], None],
+        on_reconnect: Callable[[], None],
+        metrics: Metrics,
+    ) -> None:
+        """Prepare to listen.
+
+        `callback` and `on_reconnect` are called on the loop, one at a time, and must not block;
+        what they raise ends `run`. `on_reconnect` is called whenever a subscription begins to
+        stand, the first included: hints from before are lost, so look at the truth now.
+        """
+        self._session = Session(url, name=name, use=self._use)
+        self._callback = callback
+        self._on_reconnect = on_reconnect
+        self._metrics = metrics
+        self._subscribed = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether hints arrive."""
+        return self._subscribed and self._session.connected
+
+    async def run(self) -> Never:
+        """Keep a connection and pass on what comes over it."""
+        await self._session.run()
+
+    async def _use(self, connection: AbstractConnection) -> None:
+        # aiormq runs callbacks as tasks that it cancels with the channel: they hand over, no more.
+        unread: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+        async def receive(message: AbstractIncomingMessage) -> None:
+            if unread.qsize() >= UNREAD_MAX:
+                unread.get_nowait()
+                self._metrics.hint_lost(HintLoss.DROPPED)
+            unread.put_nowait(message.body)
+
+        def stop(_frame: Basic.Cancel | None = None) -> None:
+            unread.put_nowait(None)
+
+        channel, closed = await open_channel(connection, confirms=False)
+        closed.add_done_callback(lambda _: stop())
+        queue = await declare_hints(channel)
+        with broker_border("consume hints"):
+            underlay = await channel.get_underlay_channel()
+            underlay.on_consumer_cancel_callbacks.add(stop)
+            await queue.consume(receive, no_ack=True)
+        self._subscribed = True
+        try:
+            self._on_reconnect()
+            while (body := await unread.get()) is not None:
+                self._pass_on(body)
+        finally:
+            self._subscribed = False
+        raise BrokerUnavailable("the queue for hints was taken away")
+
+    def _pass_on(self, body: bytes) -> None:
+        hints, malformed = decode(body)
+        if malformed:
+            self._metrics.hint_lost(HintLoss.MALFORMED, malformed)
+            log.debug("hints_malformed", count=malformed)
+        for hint in hints:
+            self._callback(hint)
+
+
+def newer(older: Hint, hint: Hint) -> Hint:
+    """Choose which of two hints of one kind about one job to send."""
+    match older, hint:
+        case EventHint(), EventHint() if older.sequence > hint.sequence:
+            return older
+        case ProgressHint(), ProgressHint() if older.run_epoch > hint.run_epoch:
+            return older
+        case _:
+            return hint

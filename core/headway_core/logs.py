@@ -1,0 +1,116 @@
+"""Log lines: JSON on standard error, one event a line, with the job they are about.
+
+Event names are constants in snake case, facts are keywords:
+
+    log.warning("lease_lapsed", worker_id=str(worker_id))
+
+What must never be logged: payloads, results, idempotency keys. Passwords are taken out of the
+finished line here, wherever in it they stand, but that is the second line of defence.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, Final, TextIO
+from uuid import UUID
+
+import structlog
+from structlog.contextvars import bind_contextvars, merge_contextvars, reset_contextvars
+from structlog.typing import Processor
+
+from headway_core.redaction import hide, url_secrets
+from headway_core.settings import CoreSettings, LogFormat
+
+QUIET: Final = {
+    # They write a line for every frame at DEBUG, passwords and payloads included, and at ERROR
+    # what broker.py reports anyway.
+    "aio_pika": logging.CRITICAL,
+    "aiormq": logging.CRITICAL,
+    "pamqp": logging.CRITICAL,
+    "asyncio": logging.WARNING,
+    "asyncpg": logging.WARNING,
+    "grpc": logging.WARNING,
+    "opentelemetry": logging.WARNING,
+    "urllib3": logging.WARNING,
+}
+"""The least severe lines of libraries, whatever HEADWAY_LOG_LEVEL says."""
+
+
+def configure(settings: CoreSettings, *, service: str, stream: TextIO | None = None) -> None:
+    """Set up logging for the whole process: ours, the libraries' and user code's.
+
+    To be called once, right after the settings are loaded. `stream` is standard error if None.
+    """
+    stream = sys.stderr if stream is None else stream
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    secrets = url_secrets(
+        settings.database_url.get_secret_value(), settings.amqp_url.get_secret_value()
+    )
+    shared: list[Processor] = [
+        merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _naming(service),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        _HidingFormatter(
+            secrets,
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_rendering(settings.log_format, stream),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    logging.captureWarnings(capture=True)
+    for name, least in QUIET.items():
+        logging.getLogger(name).setLevel(max(level, least))
+
+
+@contextmanager
+def job_context(*, job_id: UUID, type: str, attempt: int, trace_id: str) -> Iterator[None]:  # noqa: A002
+    """Put a job's facts on every line that is written inside, in `asyncio.to_thread` too."""
+    tokens = bind_contextvars(job_id=str(job_id), type=type, attempt=attempt, trace_id=trace_id)
+    try:
+        yield
+    finally:
+        reset_contextvars(**tokens)
+
+
+class _HidingFormatter(structlog.stdlib.ProcessorFormatter):
+    """Renders a line, and takes passwords out of what it rendered, tracebacks included."""
+
+    def __init__(self, secrets: frozenset[str], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide(super().format(record), self._secrets)
+
+
+def _rendering(chosen: LogFormat, stream: TextIO) -> list[Processor]:
+    # Plain tracebacks in both: the prettier ones show the values of local variables.
+    if chosen is LogFormat.CONSOLE or (chosen is LogFormat.AUTO and stream.isatty()):
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+
+
+def _naming(service: str) -> Processor:
+    def name(
+        _logger: object, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        event["service"] = service
+        return event
+
+    return name

@@ -1,0 +1,182 @@
+"""Make spans, pass contexts on, and export.
+
+Whether a trace is recorded is decided once, where it begins (sampling.py); from there on the flag
+in `traceparent` says so to every process. What is not recorded, or goes nowhere, costs a few
+microseconds: contexts are made and passed on all the same, so that every job has a trace ID.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Self
+from uuid import UUID
+
+from opentelemetry import context as current
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, get_current_span
+
+from headway_core import spans, trace_context
+from headway_core.job import Dispatch
+from headway_core.sampling import TraceBudget
+from headway_core.settings import CoreSettings
+from headway_core.spans import PublishSpan, RunFacts, RunSpan, ServerSpan
+from headway_core.topology import DEAD_EXCHANGE, JOBS_EXCHANGE
+from headway_core.trace_context import TraceContext
+from headway_core.trace_files import shut_down, tracer_provider
+
+__all__ = ["PublishSpan", "RunSpan", "ServerSpan", "Telemetry", "TraceContext"]
+
+
+class Telemetry:
+    """Makes the spans of one process. Passed to whoever needs it; nothing of it is global."""
+
+    def __init__(self, provider: TracerProvider | None, *, traces_per_second: float = 0) -> None:
+        self.provider = provider
+        """For the spans of user code; None if spans go nowhere."""
+        self._tracer = provider.get_tracer("headway") if provider else NoOpTracer()
+        self._budget = TraceBudget(traces_per_second)
+
+    @classmethod
+    def start(
+        cls, service: str, settings: CoreSettings, environ: Mapping[str, str] | None = None
+    ) -> Self:
+        """Begin to export spans, as the settings and OpenTelemetry's own variables say."""
+        environ = os.environ if environ is None else environ
+        provider = tracer_provider(service, settings.trace_dir, environ)
+        return cls(provider, traces_per_second=settings.traces_per_second)
+
+    @classmethod
+    def off(cls) -> Self:
+        """Make no spans."""
+        return cls(None)
+
+    def shutdown(self) -> None:
+        """Export what has ended, and stop. Blocks, for 2 s at most."""
+        if self.provider:
+            shut_down(self.provider)
+
+    @contextmanager
+    def server_span(
+        self, method: str, metadata: Iterable[tuple[str, str | bytes]] | None
+    ) -> Iterator[ServerSpan]:
+        """Wrap the handling of a request or stream; `method` is `package.Service/Method`."""
+        span = self._begin_request(method, trace_context.read_metadata(metadata))
+        try:
+            yield span
+        except BaseException as error:
+            span.end(error)
+            raise
+        span.end()
+
+    def publish_span(self, dispatch: Dispatch) -> PublishSpan:
+        """Begin the span of one try to publish, to be ended by its `end`."""
+        stored = _stored(dispatch.traceparent, dispatch.tracestate)
+        if not self._records(stored):
+            return PublishSpan(None, stored)
+        span = self._tracer.start_span(
+            f"publish {DEAD_EXCHANGE if dispatch.dead else JOBS_EXCHANGE}",
+            context=stored.attachable(),
+            kind=SpanKind.PRODUCER,
+            attributes=spans.publish_attributes(dispatch),
+        )
+        return PublishSpan(span, trace_context.of(span))
+
+    @contextmanager
+    def process_span(self, run: RunFacts, *, link: TraceContext | None) -> Iterator[RunSpan]:
+        """Wrap one run, settlement included; `link` is what came in the message's headers.
+
+        The span is the current one inside: spans of user code nest, in `asyncio.to_thread` too. If
+        the trace is not recorded, the job's own context is the current one.
+        """
+        stored = _stored(run.traceparent, run.tracestate)
+        if not self._records(stored):
+            with self.attached(stored):
+                yield RunSpan(None, stored)
+            return
+        span = self._tracer.start_span(
+            f"process {run.queue}",
+            context=stored.attachable(),
+            kind=SpanKind.CONSUMER,
+            attributes=spans.process_attributes(run),
+            links=[Link(link.span_context())] if link and link != stored else None,
+        )
+        with spans.as_current(span):
+            yield RunSpan(span, trace_context.of(span))
+
+    @contextmanager
+    def step_span(self, name: str, job_id: UUID) -> Iterator[None]:
+        """Wrap a step that runs, inside `process_span` or `attached`."""
+        with self._nested(f"step {name}", SpanKind.INTERNAL) as span:
+            if span:
+                span.set_attributes(spans.step_attributes(name, job_id))
+            yield
+
+    @contextmanager
+    def settle_span(self, job_id: UUID, queue: str) -> Iterator[None]:
+        """Wrap the settlement of a run, inside `process_span`."""
+        with self._nested(f"settle {queue}", SpanKind.CLIENT) as span:
+            if span:
+                span.set_attributes(spans.settle_attributes(job_id, queue))
+            yield
+
+    @contextmanager
+    def attached(self, context: TraceContext) -> Iterator[None]:
+        """Continue inside a span of another process or task."""
+        token = current.attach(context.attachable())
+        try:
+            yield
+        finally:
+            current.detach(token)
+
+    def _records(self, context: TraceContext) -> bool:
+        return self.provider is not None and context.sampled
+
+    def _begin_request(self, method: str, caller: TraceContext | None) -> ServerSpan:
+        if caller:
+            span = self._begin(method, caller) if self._records(caller) else None
+            return ServerSpan(span, trace_context.of(span) if span else caller)
+        if method not in spans.BEGINS_TRACES:
+            return ServerSpan(None, trace_context.new(sampled=False))
+        root = trace_context.new(sampled=self._budget.take())
+        span = self._begin(method, None) if self._records(root) else None
+        context = trace_context.of(span) if span else root
+
+        def begin_job() -> tuple[Span | None, TraceContext]:
+            return self._create(context)
+
+        return ServerSpan(span, context, begin_job)
+
+    def _begin(self, method: str, caller: TraceContext | None) -> Span:
+        return self._tracer.start_span(
+            method,
+            context=caller.attachable() if caller else current.Context(),
+            kind=SpanKind.SERVER,
+            attributes=spans.request_attributes(method),
+        )
+
+    def _create(self, request: TraceContext) -> tuple[Span | None, TraceContext]:
+        root = trace_context.new(sampled=self._budget.take())
+        if not self._records(root):
+            return None, root
+        span = self._tracer.start_span(
+            f"create {JOBS_EXCHANGE}",
+            context=current.Context(),
+            kind=SpanKind.PRODUCER,
+            attributes=spans.CREATE_ATTRIBUTES,
+            links=[Link(request.span_context())],
+        )
+        return span, trace_context.of(span)
+
+    @contextmanager
+    def _nested(self, name: str, kind: SpanKind) -> Iterator[Span | None]:
+        if self.provider is None or not get_current_span().get_span_context().trace_flags.sampled:
+            yield None
+            return
+        span = self._tracer.start_span(name, kind=kind)
+        with spans.as_current(span):
+            yield span
+
+
+def _stored(traceparent: str, tracestate: str) -> TraceContext:
+    """Read what a job's row holds; a row written by hand may hold anything."""
+    return trace_context.read(traceparent, tracestate) or trace_context.new(sampled=False)

@@ -1,0 +1,1 @@
+"""Private PostgreSQL and RabbitMQ, `headway dev`, `headway demo` and `headway doctor`."""

@@ -1,0 +1,145 @@
+"""Outbox to broker (DESIGN §5.2): a fast path right after commit, and a poller as the guarantee.
+
+Any number of relays may run. A row is deleted only once the broker has confirmed its message, so a
+crash in between publishes twice, which a claim absorbs. Nothing here refuses a submit: with the
+broker away the rows stay where they are.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final, Never
+
+import structlog
+
+from headway_core import outbox
+from headway_core.database import Database
+from headway_core.errors import StoreUnavailable
+from headway_core.job import Dispatch
+from headway_core.publishing import Publisher
+from headway_server.marker import Marker
+
+BATCH_MAX: Final = 256
+FAST_WAITING_MAX: Final = 10_000
+"""What does not fit is left to the poller."""
+FAST_LANES: Final = 2
+"""While one waits for the database, the other publishes."""
+FAST_AGE_SECONDS_MAX: Final = 0.8
+"""Older ones may be in the poller's hands by now: they are reserved for 1 s."""
+POLL: Final = timedelta(milliseconds=250)
+HOLD_SECONDS_MAX: Final = 9.0
+"""For one batch: a publish takes 5 s at most, and after 10 s Postgres ends an idle transaction."""
+BACKOFF: Final = timedelta(seconds=1)
+DEFERRAL: Final = timedelta(seconds=5)
+"""How long rows that the broker does not take step back behind the others."""
+
+log = structlog.get_logger(__name__)
+
+
+class Relay:
+    """Publishes what is due.
+
+    `run` is to be a task; it ends by cancellation. `dispatch` and `poke` may be called from any
+    other task of the loop and never wait.
+    """
+
+    def __init__(self, database: Database, publisher: Publisher, marker: Marker) -> None:
+        self._database = database
+        self._publisher = publisher
+        self._marker = marker
+        self._fast: deque[tuple[float, Dispatch]] = deque()
+        self._fast_filled = asyncio.Event()
+        self._poked = asyncio.Event()
+
+    def dispatch(self, dispatches: Sequence[Dispatch]) -> None:
+        """Publish rows that were just committed and are reserved for this process."""
+        if not self._publisher.ready:
+            return
+        now = asyncio.get_running_loop().time()
+        room = FAST_WAITING_MAX - len(self._fast)
+        self._fast.extend((now, item) for item in dispatches[:room])
+        self._fast_filled.set()
+
+    def poke(self) -> None:
+        """Look for due rows now: somebody has written some."""
+        self._poked.set()
+
+    async def run(self) -> None:
+        """Run the lanes of the fast path and the poller."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(FAST_LANES):
+                group.create_task(self._publish_fast())
+            group.create_task(self._poll())
+
+    async def _publish_fast(self) -> Never:
+        while True:
+            await self._fast_filled.wait()
+            batch = self._take_fast()
+            if batch:
+                await self._publish_batch(batch)
+
+    def _take_fast(self) -> list[Dispatch]:
+        oldest = asyncio.get_running_loop().time() - FAST_AGE_SECONDS_MAX
+        batch: list[Dispatch] = []
+        while self._fast and len(batch) < BATCH_MAX:
+            time, item = self._fast.popleft()
+            if time >= oldest:
+                batch.append(item)
+        if not self._fast:
+            self._fast_filled.clear()
+        return batch
+
+    async def _publish_batch(self, batch: Sequence[Dispatch]) -> None:
+        confirmed = _confirmed(batch, await self._publisher.publish(batch))
+        if not confirmed:
+            return
+        try:
+            await outbox.delete(self._database, [item.outbox_id for item in confirmed])
+        except StoreUnavailable as error:
+            # The poller publishes them again; a claim takes only one of the two.
+            log.warning("outbox_delete_failed", count=len(confirmed), reason=str(error))
+            return
+        self._marker.note(confirmed)
+
+    async def _poll(self) -> Never:
+        while True:
+            await self._publisher.wait_ready()
+            self._poked.clear()
+            try:
+                taken = await self._publish_due()
+            except StoreUnavailable as error:
+                log.warning("outbox_poll_failed", reason=str(error))
+                taken = None
+            if taken is None:
+                await asyncio.sleep(BACKOFF.total_seconds() * random.uniform(0.5, 1.5))
+            elif taken < BATCH_MAX:
+                await self._pause()
+
+    async def _publish_due(self) -> int | None:
+        """Publish one batch; how many rows it had. None: the broker did not confirm all of it."""
+        async with self._database.transaction(timeout_seconds=HOLD_SECONDS_MAX) as connection:
+            batch = await outbox.take_due(connection, limit=BATCH_MAX)
+            if not batch:
+                return 0
+            answers = await self._publisher.publish(batch)
+            confirmed = _confirmed(batch, answers)
+            await outbox.delete(connection, [item.outbox_id for item in confirmed])
+            if len(confirmed) < len(batch) and self._publisher.ready:
+                # Not the broker but these are the trouble: others get their turn before them.
+                refused = [item.outbox_id for item in batch if item not in confirmed]
+                await outbox.defer(connection, refused, for_how_long=DEFERRAL)
+        self._marker.note(confirmed)
+        return len(batch) if len(confirmed) == len(batch) else None
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(POLL.total_seconds() * random.uniform(0.8, 1.2)):
+                await self._poked.wait()
+        except TimeoutError:
+            pass
+
+
+def _confirmed(batch: Sequence[Dispatch], answers: Sequence[bool]) -> list[Dispatch]:
+    return [item for item, answer in zip(batch, answers, strict=True) if answer]

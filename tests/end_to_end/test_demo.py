@@ -1,0 +1,126 @@
+"""`headway demo`: it passes, it says what it did, and however it ends it leaves nothing running."""
+
+import asyncio
+import os
+import re
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headway_dev.services import AMQP_VARIABLE, DATABASE_VARIABLE
+from tests.end_to_end.stack import ROOT, eventually, headway
+
+DEMO_SECONDS_MAX = 100.0
+STOP_SECONDS_MAX = 20.0
+MARK = "HEADWAY_TEST_DEMO"
+TYPES = (
+    "report.pdf",
+    "image.thumbnails",
+    "airports.import",
+    "video.transcode",
+    "demo.primes",
+    "hello",
+    "demo.flaky",
+    "demo.poison",
+)
+
+
+class Demo:
+    """One run of it, in its own directories; its processes are known by a mark they inherit."""
+
+    def __init__(self, directory: Path) -> None:
+        self.output = directory / "output"
+        self._data = directory / "data"
+        self._log = directory / "demo.log"
+        self._mark = uuid.uuid4().hex
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def text(self) -> str:
+        return self._log.read_text() if self._log.exists() else ""
+
+    async def start(self) -> None:
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in {DATABASE_VARIABLE, AMQP_VARIABLE}
+        }
+        environment |= {MARK: self._mark, "HEADWAY_EXAMPLES_OUTPUT": str(self.output)}
+        with self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(headway(), "demo", "--data", self._data),
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+
+    async def ended(self, *, seconds: float) -> int:
+        assert self._process is not None
+        async with asyncio.timeout(seconds):
+            return await self._process.wait()
+
+    def interrupt(self) -> None:
+        """As a terminal does: the whole foreground group is told."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGINT)
+
+    def processes(self) -> list[str]:
+        """Everything that the demo has started and that still runs; services forget the mark, but
+        they name their directory.
+        """
+        found = []
+        for process in psutil.process_iter():
+            try:
+                line = " ".join(process.cmdline())
+                marked = process.environ().get(MARK) == self._mark
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            if marked or str(self._data) in line:
+                found.append(f"{process.pid} {line}")
+        return found
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Demo]:
+    made = Demo(tmp_path)
+    yield made
+    assert made.processes() == []
+
+
+async def test_the_demo_shows_it_all_in_time_and_leaves_nothing_but_its_files(demo: Demo) -> None:
+    await demo.start()
+    code = await demo.ended(seconds=DEMO_SECONDS_MAX)
+    assert code == 0, demo.text
+    for type_ in TYPES:
+        row = rf"^[0-9a-f-]{{36}}  {re.escape(type_)} +COMPLETED +\d+ "
+        assert re.search(row, demo.text, re.MULTILINE), f"no row of {type_}:\n{demo.text}"
+    for words in (
+        "RETRY_SCHEDULED  ConnectionResetError",
+        "headway.v1.default.dead holds 1 message",
+        "headway.v1.JobService/SubmitJob",
+        "└─ settle default",
+    ):
+        assert words in demo.text
+    assert "✗ " not in demo.text.partition("The trace of")[0]
+    assert "\x1b" not in demo.text
+    written = [path.suffix for path in demo.output.rglob("*") if path.is_file()]
+    assert (written.count(".pdf"), written.count(".jpg"), written.count(".mp4")) == (1, 48, 1)
+
+
+@pytest.mark.parametrize("moment", ["starting", "live"])
+async def test_ctrl_c_stops_the_demo_with_130_at_any_moment(demo: Demo, moment: str) -> None:
+    await demo.start()
+    if moment == "starting":
+        await eventually(demo.processes, what="its services start")
+    else:
+        await eventually(lambda: "video.transcode STARTED" in demo.text, what="jobs run")
+    demo.interrupt()
+    assert await demo.ended(seconds=STOP_SECONDS_MAX) == 130, demo.text
+    assert "nothing is left running" in demo.text
+    assert "Traceback" not in demo.text

@@ -1,0 +1,43 @@
+"""P8: with one slot, what is urgent starts before everything that waits."""
+
+import pytest
+
+from headway import JobState, Submission
+from tests.end_to_end.conftest import MakeStack
+from tests.end_to_end.stack import Stack, eventually, journal, reaches
+
+WAITING, URGENT = 300, 10
+
+
+@pytest.fixture(scope="module")
+def stack(new_stack: MakeStack) -> Stack:
+    made = new_stack()
+    made.start(options=("--concurrency", "1", "--processes", "1"))
+    return made
+
+
+async def test_ten_urgent_jobs_start_before_300_waiting_ones(stack: Stack) -> None:
+    """No low one may already be in the worker's hand: it would start before them."""
+    gate, path = stack.path("gate"), stack.path("journal")
+    async with stack.client() as client:
+        blocker = await client.submit("e2e.work", {"until": str(gate)})
+        await reaches(client, blocker.id, JobState.RUNNING)
+        low = Submission("e2e.work", {"journal": str(path)}, priority=1)
+        waiting = await client.submit_many([low] * WAITING)
+        await reaches(client, waiting[-1].id, JobState.QUEUED)
+        counted = 0
+        while counted < WAITING:  # bounded by the test's own timeout
+            counted = len([job async for job in client.list(states=[JobState.QUEUED])])
+
+        high = Submission("e2e.work", {"journal": str(path)}, priority=9)
+        urgent = await client.submit_many([high] * URGENT)
+        for job in urgent:
+            await reaches(client, job.id, JobState.QUEUED)
+        gate.touch()
+
+        await eventually(lambda: len(journal(path)) >= URGENT + WAITING, what="all ran", seconds=60)
+        order = [run["job_id"] for run in journal(path)]
+        assert set(order[:URGENT]) == {job.id for job in urgent}
+        assert set(order[URGENT:]) == {job.id for job in waiting}
+        starts = [(await client.get(job.id)).start_time for job in (*urgent, waiting[0])]
+        assert starts == sorted(starts, key=str)

@@ -1,0 +1,216 @@
+"""From the outbox to the broker, with it and without it."""
+
+import asyncio
+from uuid import UUID
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from headway.v1 import (
+    BatchSubmitJobsRequest,
+    GetJobRequest,
+    JobState,
+    ReplayDeadLetterRequest,
+    SubmitJobRequest,
+)
+from headway_core import events, outbox
+from headway_core.database import Database
+from headway_core.errors import StoreUnavailable
+from headway_core.hint_codec import OutboxHint
+from headway_server import relay as relay_module
+from headway_server.relay import Relay
+from tests.service.broker import looking
+from tests.service.conftest import JOB_TYPE
+from tests.service.eventually import eventually
+from tests.service.proxy import proxied
+from tests.service.serving import Served, serving
+from tests.service.worker import PlayedWorker
+
+
+async def rows(database: Database) -> int:
+    found = await database.fetchval("SELECT count(*) FROM outbox")
+    assert isinstance(found, int)
+    return found
+
+
+async def state(served: Served, job_id: str) -> int:
+    found: int = (await served.stub.GetJob(GetJobRequest(job_id=job_id))).job.state
+    return found
+
+
+async def ready(served: Served) -> None:
+    await eventually(lambda: served.running.publisher.ready)
+
+
+async def test_a_submitted_job_is_at_the_broker_and_then_queued(
+    served: Served, amqp_url: str, database: Database
+) -> None:
+    """Published with its priority, its row deleted, its state marked a little later."""
+    await ready(served)
+    job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE, priority=7))).job
+    await eventually(lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED))
+    assert await rows(database) == 0
+    async with looking(amqp_url) as broker:
+        (arrived,) = await broker.take()
+    assert (arrived.job_id, arrived.dispatch_no, arrived.priority) == (job.id, 1, 7)
+
+
+async def test_a_job_that_has_started_is_not_marked(
+    served: Served, worker: PlayedWorker, database: Database
+) -> None:
+    """STARTED right after SUBMITTED: no event in between for what nobody could see."""
+    await ready(served)
+    job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))).job
+    await worker.claim(job.id)
+    await eventually(lambda: _is(rows(database), 0))
+    await asyncio.sleep(0.2)  # nothing is to happen, so there is nothing to wait for
+    history = await events.after(database, UUID(job.id), 0, limit=10)
+    assert [event.type.name for event in history] == ["SUBMITTED", "STARTED"]
+
+
+async def test_what_the_fast_path_leaves_is_found_by_the_poller(
+    database_url: str, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a crash between the commit and the publish."""
+    monkeypatch.setattr(Relay, "dispatch", lambda self, dispatches: None)
+    async with serving(database_url, amqp_url) as served:
+        await ready(served)
+        job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))).job
+        await eventually(lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED))
+
+
+async def test_a_backlog_is_published_in_order_of_priority(
+    database_url: str, amqp_url: str, database: Database
+) -> None:
+    """A thousand rows that wait: batch upon batch without a pause, each message once."""
+    async with proxied(amqp_url) as (proxy, through):
+        proxy.cut()
+        async with serving(database_url, through) as served:
+            for priority in (1, 9):
+                requests = [SubmitJobRequest(type=JOB_TYPE, priority=priority)] * 500
+                await served.stub.BatchSubmitJobs(BatchSubmitJobsRequest(requests=requests))
+            assert await rows(database) == 1000
+            proxy.heal()
+            await eventually(lambda: _is(rows(database), 0), seconds=30)
+            async with looking(amqp_url) as broker:
+                await eventually(lambda: _is(broker.count(), 1000))
+                arrived = await broker.take()
+    assert len({message.job_id for message in arrived}) == 1000
+    assert [message.priority for message in arrived] == [9] * 500 + [1] * 500
+
+
+async def test_with_the_broker_away_submits_are_accepted_and_run_later(
+    database_url: str, amqp_url: str, database: Database
+) -> None:
+    """The server starts, answers at once, keeps the rows, and publishes when the broker is back."""
+    async with proxied(amqp_url) as (proxy, through):
+        proxy.cut()
+        async with serving(database_url, through) as served:
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            for _ in range(20):
+                await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))
+            assert loop.time() - begun < 2
+            assert await rows(database) == 20
+            proxy.heal()
+            await eventually(lambda: _is(rows(database), 0), seconds=20)
+            proxy.cut()
+            job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))).job
+            assert await state(served, job.id) == JobState.JOB_STATE_PENDING
+            proxy.heal()
+            await eventually(
+                lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED), seconds=20
+            )
+
+
+async def test_a_server_starts_with_wrong_broker_credentials(
+    database_url: str, amqp_url: str
+) -> None:
+    """It says so and keeps trying; callers are served."""
+    wrong = amqp_url.replace("://", "://nobody-", 1)
+    async with serving(database_url, wrong) as served:
+        await eventually(lambda: "refuses" in (served.running.publisher.trouble or ""))
+        assert (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))).created
+
+
+async def test_a_delayed_job_is_published_when_it_is_due(
+    served: Served, amqp_url: str, database: Database
+) -> None:
+    """Not before, and within the poll after."""
+    await ready(served)
+    request = SubmitJobRequest(type=JOB_TYPE, delay=Duration(seconds=1))
+    await served.stub.SubmitJob(request)
+    async with looking(amqp_url) as broker:
+        await asyncio.sleep(0.5)
+        assert await broker.count() == 0
+        await eventually(lambda: _is(broker.count(), 1), seconds=3)
+
+
+async def test_a_replayed_job_is_published_again(
+    served: Served, worker: PlayedWorker, amqp_url: str
+) -> None:
+    """At once, with the next dispatch number."""
+    await ready(served)
+    job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))).job
+    await eventually(lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED))
+    async with looking(amqp_url) as broker:
+        assert len(await broker.take()) == 1
+        await worker.kill(job.id)
+        await served.stub.ReplayDeadLetter(ReplayDeadLetterRequest(job_id=job.id))
+        await eventually(lambda: _is(broker.count(), 1))
+        (arrived,) = await broker.take()
+    assert arrived.dispatch_no == 2
+
+
+async def test_a_hint_wakes_the_poller(
+    served: Served, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker's retry that is due at once does not wait for the poll."""
+    await ready(served)
+    monkeypatch.setattr(Relay, "dispatch", lambda self, dispatches: None)
+    monkeypatch.setattr(relay_module, "POLL", relay_module.POLL * 1000)
+    await asyncio.sleep(0.5)  # the pause under way ends, the next one is long
+    job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))).job
+    await database.execute("UPDATE outbox SET reserved_until = NULL")
+    served.running.hear(OutboxHint())
+    await eventually(lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED), seconds=3)
+
+
+async def test_two_relays_share_the_rows(
+    database_url: str, amqp_url: str, database: Database
+) -> None:
+    """SKIP LOCKED: every message once, whichever publishes it."""
+    async with proxied(amqp_url) as (proxy, through):
+        proxy.cut()
+        async with serving(database_url, through) as first, serving(database_url, through):
+            requests = [SubmitJobRequest(type=JOB_TYPE)] * 1000
+            await first.stub.BatchSubmitJobs(BatchSubmitJobsRequest(requests=requests))
+            proxy.heal()
+            await eventually(lambda: _is(rows(database), 0), seconds=30)
+            async with looking(amqp_url) as broker:
+                await eventually(lambda: _is(broker.count(), 1000))
+                assert len({message.job_id for message in await broker.take()}) == 1000
+
+
+async def test_rows_survive_a_delete_that_fails(
+    served: Served, amqp_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published, but not deleted: published again, which a claim absorbs."""
+    await ready(served)
+    delete, failures = outbox.delete, iter([True])
+
+    async def delete_once_broken(*args: object) -> None:
+        if next(failures, False):
+            raise StoreUnavailable("gone")
+        await delete(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(outbox, "delete", delete_once_broken)
+    job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))).job
+    await eventually(lambda: _is(rows(database), 0))
+    async with looking(amqp_url) as broker:
+        arrived = await broker.take()
+    assert [message.job_id for message in arrived] == [job.id, job.id]
+
+
+async def _is(found: object, wanted: object) -> bool:
+    return await found == wanted  # type: ignore[misc, no-any-return]

@@ -1,0 +1,91 @@
+"""A message says which job and which dispatch; whatever else is no message of ours."""
+
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headway_core import messages, trace_context
+from headway_core.messages import BODY_BYTES_MAX, DISPATCH_NO_MAX, Delivered, Malformed, decode
+from tests.broker.conftest import dispatch
+
+JOB = "0199f0a1-7c1e-7000-8000-000000000001"
+CONTEXT = trace_context.TraceContext(
+    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "a=b"
+)
+
+
+@dataclass
+class Received:
+    body: bytes
+    headers: dict[str, object] = field(default_factory=dict)
+
+
+@given(job_id=st.uuids(), dispatch_no=st.integers(1, DISPATCH_NO_MAX))
+def test_what_is_written_is_read(job_id: UUID, dispatch_no: int) -> None:
+    sent = dispatch(job_id=job_id, dispatch_no=dispatch_no)
+    body = messages.body(sent)
+    headers = messages.properties(sent, CONTEXT).headers
+    assert orjson.loads(body) == {"job_id": str(job_id), "dispatch_no": dispatch_no}
+    assert len(body) < BODY_BYTES_MAX / 2
+    assert headers == {"traceparent": CONTEXT.traceparent, "tracestate": "a=b"}
+    assert decode(Received(body, dict(headers))) == Delivered(job_id, dispatch_no, CONTEXT)
+
+
+def test_priority_is_always_set_even_to_nothing() -> None:
+    """A message without one is the lowest on a classic queue, whatever was meant."""
+    assert messages.properties(dispatch(priority=0), CONTEXT).priority == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b'{"job_id":"' + JOB.encode() + b'","dispatch_no":1}trailing', "not JSON"),
+        (b"null", "not an object of just"),
+        (b"[]", "not an object of just"),
+        (orjson.dumps({"job_id": JOB}), "not an object of just"),
+        (orjson.dumps({"job_id": JOB, "dispatch_no": 1, "payload": 1}), "not an object of just"),
+        (orjson.dumps({"job_id": 7, "dispatch_no": 1}), "job_id is not text"),
+        (orjson.dumps({"job_id": JOB, "dispatch_no": "1"}), "dispatch_no is not a whole"),
+        (orjson.dumps({"job_id": JOB, "dispatch_no": 1.0}), "dispatch_no is not a whole"),
+        (orjson.dumps({"job_id": JOB, "dispatch_no": True}), "dispatch_no is not a whole"),
+        (orjson.dumps({"job_id": JOB, "dispatch_no": 0}), "from 1 to"),
+        (orjson.dumps({"job_id": JOB, "dispatch_no": 2**31}), "from 1 to"),
+        (orjson.dumps({"job_id": "nonsense", "dispatch_no": 1}), "job_id is not a UUID"),
+        (orjson.dumps({"job_id": JOB.upper(), "dispatch_no": 1}), "usual form"),
+        (orjson.dumps({"job_id": f"{{{JOB}}}", "dispatch_no": 1}), "usual form"),
+        (orjson.dumps({"job_id": JOB, "dispatch_no": 1}) + b" " * 300, "bytes; at most"),
+        (b"[" * 200, "not JSON"),
+    ],
+)
+def test_what_is_not_ours_is_refused_with_the_reason(body: bytes, reason: str) -> None:
+    outcome = decode(Received(body))
+    assert isinstance(outcome, Malformed)
+    assert reason in outcome.reason
+
+
+@given(st.binary(max_size=300))
+def test_no_body_makes_reading_fail(body: bytes) -> None:
+    assert isinstance(decode(Received(body)), Malformed)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"traceparent": 7},
+        {"traceparent": b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+        {"traceparent": "nonsense", "tracestate": 7},
+        {"traceparent": "00-" + "0" * 32 + "-b7ad6b7169203331-01"},
+    ],
+)
+def test_a_message_without_a_sound_trace_is_a_message_all_the_same(
+    headers: dict[str, object],
+) -> None:
+    sent = dispatch(job_id=uuid4())
+    assert decode(Received(messages.body(sent), headers)) == Delivered(sent.job_id, 1, None)

@@ -1,0 +1,15 @@
+"""The stage of the worker's tests."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.worker.stage import Stage
+from tests.worker.stage import stage as set_up
+
+
+@pytest.fixture
+async def stage(database_url: str, amqp_url: str) -> AsyncIterator[Stage]:
+    """A fresh database and virtual host, with a relay and a reaper between them."""
+    async with set_up(database_url, amqp_url) as found:
+        yield found

@@ -1,0 +1,75 @@
+"""Running user code on the executor's loop or in one of its threads."""
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from headway_worker.context import Context
+from headway_worker.registry import HandlerFunction
+from headway_worker.running import Ending, Raised, Returned, Run
+
+
+async def run_on_loop(
+    run: Run, function: HandlerFunction, context: Context, payload: object
+) -> Ending:
+    """Await an `async def` handler. A stop cancels it; one that ignores that is the watchdog's
+    case.
+    """
+    # A task of its own: whatever user code does to its task (cancel, uncancel, a swallowed
+    # CancelledError), the task that settles the run is out of its reach.
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(awaited(function, context, payload))
+        run.task = task
+        run.on_stop = task.cancel
+        run.code_running = True
+        if run.stop is not None:
+            task.cancel()
+        try:
+            await asyncio.wait([task])
+        finally:
+            run.on_stop = None
+    run.code_running = False
+    return Raised(asyncio.CancelledError()) if task.cancelled() else task.result()
+
+
+async def run_in_thread(
+    run: Run,
+    function: HandlerFunction,
+    context: Context,
+    payload: object,
+    *,
+    threads: ThreadPoolExecutor,
+) -> Ending:
+    """Call a `def` handler in a thread. A stop is a flag it may look at; a thread cannot be
+    killed.
+    """
+    inherited = contextvars.copy_context()
+    run.code_running = True
+    work = asyncio.get_running_loop().run_in_executor(
+        threads, inherited.run, called, function, context, payload
+    )
+    ending = await asyncio.shield(work)
+    run.code_running = False
+    return ending
+
+
+def called(function: Callable[..., Any], context: Context, payload: object) -> Ending:
+    """Call user code and catch whatever it raises, SystemExit too."""
+    try:
+        return Returned(function(context, payload))
+    except BaseException as error:  # noqa: BLE001 - the border to user code
+        return Raised(error)
+
+
+async def awaited(
+    function: Callable[..., Awaitable[object]], context: Context, payload: object
+) -> Ending:
+    """Await user code and catch whatever it raises, SystemExit too."""
+    try:
+        return Returned(await function(context, payload))
+    except BaseException as error:
+        if isinstance(error, GeneratorExit):
+            raise  # the loop closes
+        return Raised(error)

@@ -1,0 +1,152 @@
+"""The runs that an executor holds."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from time import monotonic
+from uuid import UUID, uuid4
+
+from headway_core.runs import Claim
+from headway_worker.progress import ProgressMeter
+
+
+class Stop(Enum):
+    """Why a run was told to end."""
+
+    CANCELLED = auto()
+    """Someone asked for it."""
+    TIMED_OUT = auto()
+    """Its attempt's time is up."""
+    DRAINED = auto()
+    """The worker leaves."""
+    LOST = auto()
+    """It is no longer the job's own: whatever it writes changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The handler returned a value."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The handler raised, whatever it was."""
+
+    error: BaseException
+
+
+Ending = Returned | Raised
+"""How a call of user code ended."""
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One run, held from before its claim is sent until its settle's outcome is known."""
+
+    job_id: UUID
+    claim_id: UUID = field(default_factory=uuid4)
+    claim: Claim | None = None
+    meter: ProgressMeter = field(default_factory=ProgressMeter)
+    deadline: float | None = None
+    """When its attempt's time is up (monotonic)."""
+    stop: Stop | None = None
+    stop_time: float | None = None
+    code_running: bool = False
+    """Whether user code of it may be at work in this process: a child's is not."""
+    task: asyncio.Task[Ending] | None = None
+    """Where an `async def` handler runs."""
+    settling: bool = False
+    on_stop: Callable[[], object] | None = None
+    """Passes a stop on to the code that runs; called on the loop."""
+
+    def request_stop(self, why: Stop) -> None:
+        """Tell the run to end. The first reason stands, but LOST makes any other moot."""
+        if self.stop is None:
+            self.stop, self.stop_time = why, monotonic()
+            if self.on_stop is not None:
+                self.on_stop()
+        elif why is Stop.LOST:
+            self.stop = why
+
+    def may_stop(self) -> bool:
+        """Whether the run was told to end: what `ctx.cancelled` says, from any thread."""
+        return self.stop is not None
+
+    @property
+    def run_epoch(self) -> int | None:
+        """None before it is claimed."""
+        return self.claim.run_epoch if self.claim else None
+
+
+class RunTable:
+    """All runs of this executor, by claim."""
+
+    def __init__(self) -> None:
+        self._runs: dict[UUID, Run] = {}
+        self._watchers: list[set[UUID]] = []
+        self._any = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        """The runs as they are now; they may change while the caller goes on."""
+        return iter(tuple(self._runs.values()))
+
+    @contextmanager
+    def holding(self, run: Run) -> Iterator[None]:
+        """Hold a run: to be entered before its claim is sent, left when its settle's outcome is
+        known.
+        """
+        self._runs[run.claim_id] = run
+        self._any.set()
+        self._empty.clear()
+        for watcher in self._watchers:
+            watcher.add(run.claim_id)
+        try:
+            yield
+        finally:
+            del self._runs[run.claim_id]
+            if not self._runs:
+                self._any.clear()
+                self._empty.set()
+
+    async def wait_any(self) -> None:
+        """Wait until a run is held."""
+        await self._any.wait()
+
+    async def wait_empty(self) -> None:
+        """Wait until no run is held."""
+        await self._empty.wait()
+
+    @contextmanager
+    def watched(self) -> Iterator[set[UUID]]:
+        """Collect the claims of all runs that are held at any moment inside the block."""
+        watcher = set(self._runs)
+        self._watchers.append(watcher)
+        try:
+            yield watcher
+        finally:
+            self._watchers.remove(watcher)
+
+    def of_claim(self, claim_id: UUID) -> Run | None:
+        """Find a run by its claim."""
+        return self._runs.get(claim_id)
+
+    def stop_job(self, job_id: UUID, why: Stop) -> None:
+        """Tell the runs of a job to end; there is at most one that is not settling."""
+        for run in self:
+            if run.job_id == job_id and not run.settling:
+                run.request_stop(why)
+
+    def stop_all(self, why: Stop) -> None:
+        """Tell every run to end."""
+        for run in self:
+            if not run.settling:
+                run.request_stop(why)
