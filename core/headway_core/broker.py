@@ -5,6 +5,7 @@ one restore fails; so these are plain ones, and on loss everything on them is bu
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -54,6 +55,7 @@ class Session:
         self._use = use
         self._connected = asyncio.Event()
         self._failures = 0
+        self._told: str | None = None
         self.trouble: str | None = "not connected yet"
         """Why there is no connection, in one line without secrets; None while there is one."""
 
@@ -79,22 +81,23 @@ class Session:
             finally:
                 self._connected.clear()
             _raise_if_cancelled()
-            self.trouble = str(trouble)
             lived_long = loop.time() - begun >= STEADY_SECONDS
             self._failures = 0 if lived_long else self._failures + 1
             delay = retry_seconds(self._failures, refused=isinstance(trouble, LoginRefused))
-            log.warning(
-                "broker_connection_lost",
-                connection=self._name,
-                reason=self.trouble,
-                retry_seconds=round(delay, 2),
-            )
+            self._tell(str(trouble), delay)
             await asyncio.sleep(delay)
+
+    def _tell(self, trouble: str, delay: float) -> None:
+        # Once: an absent broker is tried every few seconds, perhaps for a night.
+        level = logging.INFO if trouble == self._told else logging.WARNING
+        self.trouble = self._told = trouble
+        facts = {"connection": self._name, "reason": trouble, "retry_seconds": round(delay, 2)}
+        log.log(level, "broker_connection_lost", **facts)
 
     async def _connect_and_use(self) -> None:
         async with connected(self._url, name=self._name) as connection:
             log.info("broker_connected", connection=self._name)
-            self.trouble = None
+            self.trouble = self._told = None
             self._connected.set()
             # Only for the CancelledErrors that aiormq invents; what `use` raises is in a group.
             with broker_border(self._name):

@@ -81,20 +81,21 @@ class ConfirmChannel:
         with broker_border("publish"):
             confirmations = await self._write(batch)
         try:
-            await asyncio.wait(confirmations)
+            await asyncio.wait(confirmations.values())
         finally:
-            for message in batch:
-                self._channel.message_id_delivery_tag.pop(message.properties.message_id or "", None)
-        return [_outcome(confirmation) for confirmation in confirmations]
+            for tag in confirmations:
+                self._channel.message_id_delivery_tag.pop(self._message_id(tag), None)
+        return [_outcome(confirmation) for confirmation in confirmations.values()]
 
-    async def _write(self, batch: Sequence[Outgoing]) -> list[asyncio.Future[object]]:
+    async def _write(self, batch: Sequence[Outgoing]) -> dict[int, asyncio.Future[object]]:
+        """Send a batch; returns the futures by delivery tag, in the batch's order."""
         channel = self._channel
         async with channel.lock:
             first = channel.delivery_tag + 1
             tags = range(first, first + len(batch))
             payload = b"".join(map(self._frames, batch, tags))
-            confirmations = [channel.create_future() for _ in batch]
-            channel.confirmations.update(zip(tags, confirmations, strict=True))
+            confirmations = {tag: channel.create_future() for tag in tags}
+            channel.confirmations.update(confirmations)
             channel.delivery_tag += len(batch)
             try:
                 await channel.write_queue.put(ChannelFrame(payload, should_close=False))
@@ -103,20 +104,24 @@ class ConfirmChannel:
                 channel.delivery_tag -= len(batch)
                 for tag in tags:
                     channel.confirmations.pop(tag).cancel()
+                    channel.message_id_delivery_tag.pop(self._message_id(tag))
                 raise
         return confirmations
 
     def _frames(self, message: Outgoing, tag: int) -> bytes:
-        message_id = f"{self._id_prefix}-{tag}"
-        message.properties.message_id = message_id
+        message_id = message.properties.message_id = self._message_id(tag)
         self._channel.message_id_delivery_tag[message_id] = tag
         header = ContentHeader(properties=message.properties, body_size=len(message.body))
         number = self._channel.number
-        return (
-            self._frame_of_route(message.exchange, message.routing_key)
-            + pamqp.frame.marshal(header, number)
-            + pamqp.frame.marshal(ContentBody(message.body), number)
-        )
+        frames = self._frame_of_route(message.exchange, message.routing_key)
+        frames += pamqp.frame.marshal(header, number)
+        # An empty body is no frame at all.
+        if message.body:
+            frames += pamqp.frame.marshal(ContentBody(message.body), number)
+        return frames
+
+    def _message_id(self, tag: int) -> str:
+        return f"{self._id_prefix}-{tag}"
 
     def _publish_frame(self, exchange: str, routing_key: str) -> bytes:
         method = Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True)

@@ -11,6 +11,7 @@ from uuid import UUID
 from headway_core import jobs, rows
 from headway_core.database import Database
 from headway_core.errors import JobNotDead, JobNotFound
+from headway_core.failpoints import failpoint
 from headway_core.job import Dispatch, Job, JobError
 from headway_core.queries import load
 from headway_core.states import JobState
@@ -161,4 +162,5 @@ async def _replay(database: Database, deaths: Sequence[tuple[UUID, int]]) -> lis
         [run_epoch for _, run_epoch in deaths],
         jobs.FAST_PATH,
     )
+    await failpoint("after_replay_commit")
     return [rows.dispatch(record) for record in records]

@@ -27,6 +27,7 @@ from headway_core.hint_codec import (
     decode,
     encode,
 )
+from headway_core.messages import CONTENT_TYPE
 from headway_core.metrics import HintLoss, Metrics
 from headway_core.topology import declare_hints, declare_hints_exchange
 
@@ -90,8 +91,11 @@ class HintPublisher:
         while True:
             await self._arrived.wait()
             await asyncio.sleep(WINDOW_SECONDS)
-            body = encode(self._take())
-            message = Message(body, delivery_mode=DeliveryMode.NOT_PERSISTENT)
+            message = Message(
+                encode(self._take()),
+                content_type=CONTENT_TYPE,
+                delivery_mode=DeliveryMode.NOT_PERSISTENT,
+            )
             # No deadline: an alarm at the broker may block this for long, and is no reason to
             # connect anew. Loss of the connection ends it.
             with broker_border("send hints"):

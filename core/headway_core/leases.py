@@ -11,6 +11,7 @@ from uuid import UUID
 from headway_core import runs
 from headway_core.database import Connection, Database
 from headway_core.errors import TooManyQueues
+from headway_core.failpoints import failpoint
 from headway_core.job import QUEUES_MAX, RetryPolicy
 from headway_core.jobs import SQL as JOBS_SQL
 from headway_core.outcomes import Interrupted, Outcome, TimedOut, WorkerLost
@@ -151,6 +152,7 @@ async def reap(database: Database, worker_id: UUID) -> list[Judged]:
         lease = await connection.fetchrow(SQL.lock_lease, worker_id)
         if lease is None or (lease["ended_time"] is None and not lease["lapsed"]):
             return []
+        await failpoint("reap_after_lock")
         await connection.fetchrow(SQL.end, worker_id, LeaseEnd.LOST)
         return await _judge(connection, worker_id, locked, "its worker was lost", {})
 

@@ -13,6 +13,7 @@ from headway_core import rows
 from headway_core.backoff import DECLINE_BACKOFF_MAX, DECLINE_BACKOFF_MIN
 from headway_core.content import Content, ContentKind
 from headway_core.database import Connection, Database, Record
+from headway_core.failpoints import failpoint
 from headway_core.job import Progress, RetryPolicy
 from headway_core.outcomes import Interrupted
 from headway_core.queries import load
@@ -111,6 +112,7 @@ async def claim(
         record["job_id"]: record
         for record in await database.fetch(SQL.claim, worker_id, ids, claim_ids, list(types))
     }
+    await failpoint("after_claim_commit")
     before: dict[UUID, Claim] = {}
     if any(record["claimed_before"] for record in found.values()):
         records = await database.fetch(SQL.claimed_before, worker_id, ids, claim_ids)
@@ -197,7 +199,9 @@ async def settle(
     CANCELLED replaces any end but COMPLETED while a cancel request stands. Run again after an
     unknown commit it recognises its own result by the claim. Raises StoreUnavailable.
     """
+    await failpoint("before_settle_commit")
     records = await database.fetch(SQL.settle, *_settle_columns(worker_id, items, own=True))
+    await failpoint("after_settle_commit")
     found = {record["job_id"]: record for record in records}
     return [_settle_outcome(found[item.job_id]) for item in items]
 

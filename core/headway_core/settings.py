@@ -62,6 +62,7 @@ NAMES: Final = frozenset(
         "AMQP_URL",
         "DATABASE_URL",
         "DRAIN_SECONDS",
+        "FAILPOINTS",
         "GRACE_SECONDS",
         "HANDOFF_SECONDS",
         "HEARTBEAT_SECONDS",

@@ -15,6 +15,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
+from headway_core.errors import SettingsInvalid
+
 FILE_BYTES_MAX: Final = 128 * 2**20
 """Two files of this size a process: one being written, and the one before it."""
 FILE_SUFFIX: Final = ".otlp.jsonl"
@@ -37,6 +39,7 @@ def tracer_provider(
 
     A collector (OTLP over HTTP, with all of OpenTelemetry's own variables) takes precedence over
     `directory`, where each process writes files of its own. OTEL_SDK_DISABLED=true means nowhere.
+    Raises SettingsInvalid if nothing can be written to the directory.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
@@ -47,6 +50,7 @@ def tracer_provider(
 
         exporter = OTLPSpanExporter()
     elif directory is not None:
+        _make_writable(directory)
         exporter = FileSpanExporter(
             stream=cast("IO[str]", RotatingFile(trace_file(directory, service)))
         )
@@ -118,7 +122,6 @@ class RotatingFile(TextIOBase):
         super().close()
 
     def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         # Traces name jobs and show error messages: for the owner's eyes.
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._size = os.fstat(self._descriptor).st_size
@@ -128,6 +131,15 @@ class RotatingFile(TextIOBase):
             os.close(self._descriptor)
         self._path.replace(self._path.with_name(self._path.name + ".1"))
         self._open()
+
+
+def _make_writable(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsInvalid([f"HEADWAY_TRACE_DIR cannot be made: {error.strerror}"]) from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise SettingsInvalid(["HEADWAY_TRACE_DIR cannot be written to"])
 
 
 def _resource(service: str, environ: Mapping[str, str]) -> Resource:

@@ -13,6 +13,7 @@ import structlog
 from headway_core import jobs
 from headway_core.database import Database
 from headway_core.errors import Refused
+from headway_core.failpoints import failpoint
 from headway_core.hints import Hint, HintListener, HintPublisher, OutboxHint
 from headway_core.job import Submission
 from headway_core.jobs import Submitted
@@ -34,12 +35,16 @@ from headway_server.settings import (
     BACKGROUND_DATABASE_TIME_MAX,
     CALL_DATABASE_TIME_MAX,
     DATABASE_CONNECTIONS,
+    LONG_READ_CONNECTIONS,
+    LONG_READ_TIME_MAX,
     ServerSettings,
 )
 from headway_server.sweeper import Sweeper
 from headway_server.watch_hub import WatchHub
 
 PROCESS_NAME: Final = "headway-server"
+LINGER: Final = timedelta(milliseconds=1)
+"""Between shared commits, under load only."""
 LAST_CALLS: Final = timedelta(milliseconds=50)
 """A call that was accepted just before the drain may not have reached its handler yet."""
 
@@ -73,6 +78,9 @@ async def running(
         )
         database = await _connect(
             stack, settings, "background", BACKGROUND_CONNECTIONS, BACKGROUND_DATABASE_TIME_MAX
+        )
+        long_reads = await _connect(
+            stack, settings, "long reads", LONG_READ_CONNECTIONS, LONG_READ_TIME_MAX
         )
         await check_schema(database)
 
@@ -109,11 +117,14 @@ async def running(
 
         async def flush(items: Sequence[Submission]) -> Sequence[Submitted | Refused]:
             limit = settings.queue_depth_max
-            return await jobs.submit(calls_database, items, queue_depth_max=limit)
+            submitted = await jobs.submit(calls_database, items, queue_depth_max=limit)
+            await failpoint("after_submit_commit")
+            return submitted
 
-        submits: Submits = Submits(flush)
+        submits: Submits = Submits(flush, linger=LINGER)
         service = JobService(
             calls_database,
+            long_reads=long_reads,
             submits=submits,
             relay=relay,
             hub=hub,

@@ -8,6 +8,7 @@ import structlog
 from grpc_health.v1.health import aio as health_aio
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from headway_core import leases
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
 
@@ -49,7 +50,7 @@ class Health:
     async def _ask(self) -> str | None:
         """What is wrong with Postgres; None if it answers."""
         try:
-            await self._database.fetchval("SELECT 1")
+            await leases.database_clock(self._database)
         except StoreUnavailable as error:
             return str(error)
         return None

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Final, Never
 
-import structlog
-
 from headway_core import outbox
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
 from headway_core.hints import EventHint
 from headway_core.job import Dispatch
+from headway_server.streak import Streak
 
 LAZINESS: Final = timedelta(milliseconds=50)
 """A job that starts sooner has STARTED right after SUBMITTED, and costs one row version less."""
@@ -20,8 +19,6 @@ BATCH_MAX: Final = 500
 WAITING_MAX: Final = 50_000
 """Beyond it marks are left out: the job runs all the same, or a sweep finds it."""
 BACKOFF: Final = timedelta(seconds=1)
-
-log = structlog.get_logger(__name__)
 
 
 class Marker:
@@ -32,6 +29,7 @@ class Marker:
         self._send_hint = send_hint
         self._waiting: deque[tuple[float, Dispatch]] = deque()
         self._filled = asyncio.Event()
+        self._streak = Streak("lazy mark")
 
     def note(self, confirmed: Iterable[Dispatch]) -> None:
         """Mark these in a while. Dead letters are not waiting, so they are passed over."""
@@ -52,9 +50,11 @@ class Marker:
             try:
                 await self._mark(batch)
             except StoreUnavailable as error:
-                log.warning("mark_queued_failed", count=len(batch), reason=str(error))
+                self._streak.failed(error)
                 self.note(batch)
                 await asyncio.sleep(BACKOFF.total_seconds())
+            else:
+                self._streak.worked()
 
     def _take(self, now: float) -> list[Dispatch]:
         # A job may be here twice, of two dispatches: the statement takes one item a job, and the

@@ -16,6 +16,7 @@ from headway_core.errors import StoreUnavailable
 from headway_core.hints import EventHint
 from headway_core.states import JobState
 from headway_server.patience import Patience, Reason, Sight, fail, may_judge, see
+from headway_server.streak import Streak
 
 TICK: Final = timedelta(seconds=1)
 WORKERS_MAX: Final = 100
@@ -44,6 +45,7 @@ class Reaper:
         self._send_hint = send_hint
         self._poke_relay = poke_relay
         self._tidy_due = 0.0
+        self._streak = Streak("reaper")
 
     async def run(self) -> Never:
         """Tick until cancelled."""
@@ -52,7 +54,9 @@ class Reaper:
                 await self.tick()
             except StoreUnavailable as error:
                 self._patience = fail(self._patience)
-                log.warning("reap_failed", reason=str(error))
+                self._streak.failed(error)
+            else:
+                self._streak.worked()
             await asyncio.sleep(TICK.total_seconds() * random.uniform(0.8, 1.0))
 
     async def tick(self) -> None:

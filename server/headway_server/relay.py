@@ -17,9 +17,11 @@ import structlog
 from headway_core import outbox
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
+from headway_core.failpoints import failpoint
 from headway_core.job import Dispatch
 from headway_core.publishing import Publisher
 from headway_server.marker import Marker
+from headway_server.streak import Streak
 
 BATCH_MAX: Final = 256
 FAST_WAITING_MAX: Final = 10_000
@@ -32,7 +34,7 @@ POLL: Final = timedelta(milliseconds=250)
 HOLD_SECONDS_MAX: Final = 9.0
 """For one batch: a publish takes 5 s at most, and after 10 s Postgres ends an idle transaction."""
 BACKOFF: Final = timedelta(seconds=1)
-DEFERRAL: Final = timedelta(seconds=5)
+DEFERRAL: Final = timedelta(seconds=10)
 """How long rows that the broker does not take step back behind the others."""
 
 log = structlog.get_logger(__name__)
@@ -52,6 +54,7 @@ class Relay:
         self._fast: deque[tuple[float, Dispatch]] = deque()
         self._fast_filled = asyncio.Event()
         self._poked = asyncio.Event()
+        self._streak = Streak("outbox poller")
 
     def dispatch(self, dispatches: Sequence[Dispatch]) -> None:
         """Publish rows that were just committed and are reserved for this process."""
@@ -92,7 +95,8 @@ class Relay:
         return batch
 
     async def _publish_batch(self, batch: Sequence[Dispatch]) -> None:
-        confirmed = _confirmed(batch, await self._publisher.publish(batch))
+        confirmed, _ = _by_answer(batch, await self._publisher.publish(batch))
+        await failpoint("after_publish")
         if not confirmed:
             return
         try:
@@ -101,6 +105,7 @@ class Relay:
             # The poller publishes them again; a claim takes only one of the two.
             log.warning("outbox_delete_failed", count=len(confirmed), reason=str(error))
             return
+        await failpoint("after_outbox_delete")
         self._marker.note(confirmed)
 
     async def _poll(self) -> Never:
@@ -110,28 +115,31 @@ class Relay:
             try:
                 taken = await self._publish_due()
             except StoreUnavailable as error:
-                log.warning("outbox_poll_failed", reason=str(error))
-                taken = None
-            if taken is None:
+                self._streak.failed(error)
                 await asyncio.sleep(BACKOFF.total_seconds() * random.uniform(0.5, 1.5))
-            elif taken < BATCH_MAX:
+                continue
+            self._streak.worked()
+            if taken < BATCH_MAX:
                 await self._pause()
 
-    async def _publish_due(self) -> int | None:
-        """Publish one batch; how many rows it had. None: the broker did not confirm all of it."""
+    async def _publish_due(self) -> int:
+        """Publish one batch, in one transaction; how many rows it had."""
         async with self._database.transaction(timeout_seconds=HOLD_SECONDS_MAX) as connection:
             batch = await outbox.take_due(connection, limit=BATCH_MAX)
             if not batch:
                 return 0
             answers = await self._publisher.publish(batch)
-            confirmed = _confirmed(batch, answers)
-            await outbox.delete(connection, [item.outbox_id for item in confirmed])
-            if len(confirmed) < len(batch) and self._publisher.ready:
+            await failpoint("after_publish")
+            confirmed, refused = _by_answer(batch, answers)
+            if confirmed:
+                await outbox.delete(connection, [item.outbox_id for item in confirmed])
+            if refused and self._publisher.ready:
                 # Not the broker but these are the trouble: others get their turn before them.
-                refused = [item.outbox_id for item in batch if item not in confirmed]
-                await outbox.defer(connection, refused, for_how_long=DEFERRAL)
+                ids = [item.outbox_id for item in refused]
+                await outbox.defer(connection, ids, for_how_long=DEFERRAL)
+        await failpoint("after_outbox_delete")
         self._marker.note(confirmed)
-        return len(batch) if len(confirmed) == len(batch) else None
+        return len(batch)
 
     async def _pause(self) -> None:
         try:
@@ -141,5 +149,11 @@ class Relay:
             pass
 
 
-def _confirmed(batch: Sequence[Dispatch], answers: Sequence[bool]) -> list[Dispatch]:
-    return [item for item, answer in zip(batch, answers, strict=True) if answer]
+def _by_answer(
+    batch: Sequence[Dispatch], answers: Sequence[bool]
+) -> tuple[list[Dispatch], list[Dispatch]]:
+    """Those that the broker has confirmed, and those that it has not."""
+    answered = list(zip(batch, answers, strict=True))
+    return [item for item, answer in answered if answer], [
+        item for item, answer in answered if not answer
+    ]

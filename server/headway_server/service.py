@@ -26,7 +26,7 @@ from headway.v1 import (
     WatchJobResponse,
 )
 from headway.v1 import Job as JobMessage
-from headway_core import dead_letters, jobs
+from headway_core import dead_letters, jobs, leases
 from headway_core.batching import GroupCommit
 from headway_core.database import Database
 from headway_core.errors import Refused, StoreUnavailable
@@ -62,6 +62,7 @@ class JobService:
         self,
         database: Database,
         *,
+        long_reads: Database,
         submits: Submits,
         relay: Relay,
         hub: WatchHub,
@@ -70,6 +71,7 @@ class JobService:
         queue_depth_max: int | None,
     ) -> None:
         self._database = database
+        self._long_reads = long_reads
         self._submits = submits
         self._relay = relay
         self._hub = hub
@@ -126,10 +128,11 @@ class JobService:
     async def list_jobs(self, request: ListJobsRequest, _span: ServerSpan) -> ListJobsResponse:
         """Read a page of jobs, newest first."""
         chosen, page, start = validate.list_jobs(request)
+        await self._ask_database()
 
         async def read(before: UUID | None, limit: int) -> list[Job]:
             return await jobs.list_jobs(
-                self._database, chosen, full=page.full, before=before, limit=limit
+                self._long_reads, chosen, full=page.full, before=before, limit=limit
             )
 
         filled = await fill(
@@ -166,8 +169,9 @@ class JobService:
     ) -> ListDeadLettersResponse:
         """Read a page of DEAD jobs, latest death first, or the largest groups of alike deaths."""
         chosen, page, start = validate.list_dead_letters(request)
+        await self._ask_database()
         if request.group:
-            groups = await dead_letters.group_dead(self._database, chosen, limit=page.size)
+            groups = await dead_letters.group_dead(self._long_reads, chosen, limit=page.size)
             return ListDeadLettersResponse(
                 groups=[dead_letter_group_message(group) for group in groups]
             )
@@ -175,7 +179,9 @@ class JobService:
         async def read(
             before: tuple[datetime, UUID] | None, limit: int
         ) -> list[dead_letters.DeadLetter]:
-            return await dead_letters.list_dead(self._database, chosen, before=before, limit=limit)
+            return await dead_letters.list_dead(
+                self._long_reads, chosen, before=before, limit=limit
+            )
 
         filled = await fill(
             read,
@@ -206,6 +212,10 @@ class JobService:
         return ReplayDeadLetterResponse(
             jobs=_fitting(replayed.jobs), replayed_count=replayed.count, more=replayed.more
         )
+
+    async def _ask_database(self) -> None:
+        """Hear in time whether Postgres is away, before a read that may well take longer."""
+        await leases.database_clock(self._database)
 
     def _accept(self, outcomes: Sequence[Submitted]) -> None:
         """After the commit: publish what is due, count what is new."""

@@ -18,6 +18,7 @@ from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
 from headway_core.job import Dispatch
 from headway_core.publishing import Publisher
+from headway_server.streak import Streak
 
 PERIOD: Final = timedelta(seconds=10)
 JOBS_MAX: Final = 1000
@@ -46,6 +47,7 @@ class Sweeper:
         self._starvation = starvation
         self._dispatch = dispatch
         self._found_before: frozenset[Waiting] = frozenset()
+        self._streak = Streak("sweeper")
 
     async def run(self) -> Never:
         """Sweep until cancelled."""
@@ -56,7 +58,9 @@ class Sweeper:
             except StoreUnavailable as error:
                 # Findings in a row only count if no sweep failed in between.
                 self._found_before = frozenset()
-                log.warning("sweep_failed", reason=str(error))
+                self._streak.failed(error)
+            else:
+                self._streak.worked()
 
     async def sweep(self) -> None:
         """Sweep once. Raises StoreUnavailable."""

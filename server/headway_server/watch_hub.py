@@ -14,8 +14,6 @@ from datetime import timedelta
 from typing import Final, Never
 from uuid import UUID
 
-import structlog
-
 from headway_core import events, jobs
 from headway_core.batching import GroupCommit
 from headway_core.database import Database
@@ -24,6 +22,7 @@ from headway_core.events import Event
 from headway_core.hints import EventHint, Hint, ProgressHint
 from headway_core.job import Job, Progress
 from headway_core.states import JobState
+from headway_server.streak import Streak
 
 POLL: Final = timedelta(seconds=1)
 POLL_JOBS_MAX: Final = 1000
@@ -33,8 +32,6 @@ READS_MAX: Final = 4
 EVENTS_READ_MAX: Final = 100
 EVENTS_SHARED_MAX: Final = 20
 """Newest events of a watched job that are kept for those of its watchers that read them later."""
-
-log = structlog.get_logger(__name__)
 
 
 class Topic:
@@ -87,6 +84,7 @@ class WatchHub:
         self._snapshots: GroupCommit[UUID, Job | None] = GroupCommit(self._read_jobs)
         self._reads = asyncio.Semaphore(READS_MAX)
         self._poll_now = asyncio.Event()
+        self._streak = Streak("watch poll")
         self.draining = False
 
     @property
@@ -180,7 +178,9 @@ class WatchHub:
             try:
                 await self._look_at_all()
             except StoreUnavailable as error:
-                log.warning("watch_poll_failed", reason=str(error))
+                self._streak.failed(error)
+            else:
+                self._streak.worked()
 
     async def _look_at_all(self) -> None:
         watched = list(self._topics)

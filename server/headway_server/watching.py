@@ -11,6 +11,7 @@ from typing import Final
 
 from headway.v1 import Bookmark, WatchJobResponse
 from headway_core.events import Event
+from headway_core.failpoints import failpoint
 from headway_core.job import Job, Progress
 from headway_core.states import JobState
 from headway_server.convert import event_message, job_message, progress_message
@@ -87,6 +88,7 @@ class _Stream:
     async def begin(self, after_sequence: int | None) -> bool:
         """Send the snapshot, or the events after a sequence. True: the stream has ended."""
         job = await self._hub.job(self._topic.job_id)
+        await failpoint("watch_after_snapshot")
         self._topic.note_event(job.sequence)
         if after_sequence is None:
             return await self._send_snapshot(job, reset=False)
