@@ -402,7 +402,7 @@ def _disown(state: State) -> State:
 
 
 def _replaced(state: State, place: int, lease: Lease) -> State:
-    """A process ends: its delivery returns, its lease becomes `lease`, a new one takes its place."""
+    """A process ends: its delivery returns, its lease becomes `lease`, a new one comes."""
     worker = state.workers[place]
     state = _returned(state, worker)
     if state.job.owner == place:
