@@ -432,5 +432,7 @@ def _more(messages: Messages, message: bool) -> Messages:
 
 
 def _less(messages: Messages, message: bool) -> Messages:
+    if message not in messages:
+        return messages  # a cancel was faster
     place = messages.index(message)
     return messages[:place] + messages[place + 1 :]
