@@ -129,16 +129,14 @@ def fault_services(_fault_services: Services) -> Services:
 
     Kept between tests, cleaned before each: `database_url` and `amqp_url` of it stay the same.
     """
-    found = _fault_services
-    found.postgres.resume()
-    found.rabbitmq.resume()
-    found.start()
-    maintenance = found.postgres.url_of("postgres")
-    _execute(maintenance, "DROP DATABASE IF EXISTS headway WITH (FORCE)")
-    _execute(maintenance, "CREATE DATABASE headway")
-    migrate(found.database_url)
-    found.rabbitmq.replace_vhosts(old=[VHOST], new=[VHOST])
-    return found
+    _reset(_fault_services)
+    return _fault_services
+
+
+@pytest.fixture(scope="session")
+def reset_services() -> Callable[[Services], None]:
+    """Bring services up again, whatever was done to them, and empty them."""
+    return _reset
 
 
 class VhostPool:
@@ -182,6 +180,17 @@ def _slot_services(kind: str, *, durable: bool) -> Iterator[Services]:
         found.erase()
         stack.callback(found.erase)
         yield found
+
+
+def _reset(found: Services) -> None:
+    found.postgres.resume()
+    found.rabbitmq.resume()
+    found.start()
+    maintenance = found.postgres.url_of("postgres")
+    _execute(maintenance, "DROP DATABASE IF EXISTS headway WITH (FORCE)")
+    _execute(maintenance, "CREATE DATABASE headway")
+    migrate(found.database_url)
+    found.rabbitmq.replace_vhosts(old=[VHOST], new=[VHOST])
 
 
 def _execute(url: str, statement: str) -> None:

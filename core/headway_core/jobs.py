@@ -288,6 +288,12 @@ def _in_order(items: Sequence[Submission], found: Sequence[Record]) -> list[Reco
     return [by_id[item.id] for item in items]
 
 
+async def add_queues(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Make queue names known, within the caller's transaction; those left out are one too many."""
+    await connection.fetch(SQL.lock_queues)
+    return {row["name"] for row in await connection.fetch(SQL.add_queues, names, QUEUES_MAX)}
+
+
 async def _make_queues_known(database: Database, submissions: Sequence[Submission]) -> None:
     refused = await _add_queues(database, [item for item in submissions if item.queue is not None])
     _raise_first(submissions, {item.id: error for item, error in refused})
@@ -299,7 +305,7 @@ async def _add_queues(
     names = sorted({item.queue for item in submissions if item.queue is not None})
     if not names:
         return []
-    known = {row["name"] for row in await database.fetch(SQL.add_queues, names, QUEUES_MAX)}
+    known = await database.transact(lambda connection: add_queues(connection, names))
     return [
         (item, TooManyQueues(item.queue, limit=QUEUES_MAX))
         for item in submissions

@@ -13,7 +13,7 @@ from headway_core.database import Connection, Database
 from headway_core.errors import TooManyQueues
 from headway_core.failpoints import failpoint
 from headway_core.job import QUEUES_MAX, RetryPolicy
-from headway_core.jobs import SQL as JOBS_SQL
+from headway_core.jobs import add_queues
 from headway_core.outcomes import Interrupted, Outcome, TimedOut, WorkerLost
 from headway_core.queries import load
 from headway_core.runs import RunFacts, Settle
@@ -55,9 +55,7 @@ async def register(
     names = sorted({*queues, *(handler.queue for handler in types)})
 
     async def store(connection: Connection) -> list[str]:
-        known = {
-            row["name"] for row in await connection.fetch(JOBS_SQL.add_queues, names, QUEUES_MAX)
-        }
+        known = await add_queues(connection, names)
         for queue in names:
             if queue not in known:
                 raise TooManyQueues(queue, limit=QUEUES_MAX)

@@ -86,6 +86,11 @@ def _run(data: Path, signals: Signals) -> int:
                 services.start()
                 migrate(services.database_url)
             told, problems = _play(services, data, report, signals)
+        except KeyboardInterrupt:
+            signals.stopping()
+            if services.has_rabbitmq:
+                services.rabbitmq.kill()  # told to stop, it would first finish its boot
+            raise
         finally:
             signals.stopping()
             services.erase()

@@ -12,7 +12,7 @@ import structlog
 
 from headway_core import jobs
 from headway_core.database import Database
-from headway_core.errors import Refused
+from headway_core.errors import Refused, StoreUnavailable
 from headway_core.failpoints import failpoint
 from headway_core.hints import Hint, HintListener, HintPublisher, OutboxHint
 from headway_core.job import Submission
@@ -45,6 +45,8 @@ from headway_server.watch_hub import WatchHub
 PROCESS_NAME: Final = "headway-server"
 LINGER: Final = timedelta(milliseconds=1)
 """Between shared commits, under load only."""
+FINISH: Final = timedelta(seconds=2)
+"""For publishes and marks that are under way at the end."""
 LAST_CALLS: Final = timedelta(milliseconds=50)
 """A call that was accepted just before the drain may not have reached its handler yet."""
 
@@ -158,15 +160,16 @@ async def running(
                 measure_loop_lag(metrics),
             ]
             tasks = [group.create_task(loop) for loop in loops]
-            await health.begin()
-            await server.start()
             try:
+                await health.begin()
+                await server.start()
                 yield Running(address, hub, publisher, hear)
+                await _drain(server, calls, health, hub, settings.drain)
+                await _finish(relay, marker)
             except BaseException:
+                # Even a half started server is stopped: it would hang the interpreter at its end.
                 await server.stop(None)
                 raise
-            else:
-                await _drain(server, calls, health, hub, settings.drain)
             finally:
                 for task in tasks:
                     task.cancel()
@@ -183,6 +186,16 @@ async def _connect(
     )
     stack.push_async_callback(database.close)
     return database
+
+
+async def _finish(relay: Relay, marker: Marker) -> None:
+    """Leave no message without its mark: a sweep would take it for lost and send it again."""
+    try:
+        async with asyncio.timeout(FINISH.total_seconds()):
+            await relay.finish()
+            await marker.finish()
+    except (TimeoutError, StoreUnavailable) as error:
+        log.warning("messages_left_unmarked", reason=str(error) or "no answer in time")
 
 
 async def _drain(

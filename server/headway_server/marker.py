@@ -40,12 +40,18 @@ class Marker:
         if self._waiting:
             self._filled.set()
 
+    async def finish(self) -> None:
+        """Mark all that is noted now. Raises StoreUnavailable."""
+        while self._waiting:
+            await self._mark(self._take(self._waiting[-1][0]))
+
     async def run(self) -> Never:
         """Mark until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await self._filled.wait()
-            await asyncio.sleep(max(0.0, self._waiting[0][0] - loop.time()))
+            if self._waiting:
+                await asyncio.sleep(max(0.0, self._waiting[0][0] - loop.time()))
             batch = self._take(loop.time())
             try:
                 await self._mark(batch)

@@ -8,7 +8,8 @@ broker away the rows stay where they are.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, Never
 
@@ -28,8 +29,8 @@ FAST_WAITING_MAX: Final = 10_000
 """What does not fit is left to the poller."""
 FAST_LANES: Final = 2
 """While one waits for the database, the other publishes."""
-FAST_AGE_SECONDS_MAX: Final = 0.8
-"""Older ones may be in the poller's hands by now: they are reserved for 1 s."""
+FAST_AGE_SECONDS_MAX: Final = 0.5
+"""Older ones are left to a poller: they are reserved for 1 s, and a publish takes its time."""
 POLL: Final = timedelta(milliseconds=250)
 HOLD_SECONDS_MAX: Final = 9.0
 """For one batch: a publish takes 5 s at most, and after 10 s Postgres ends an idle transaction."""
@@ -54,11 +55,14 @@ class Relay:
         self._fast: deque[tuple[float, Dispatch]] = deque()
         self._fast_filled = asyncio.Event()
         self._poked = asyncio.Event()
+        self._at_work = 0
+        self._at_rest = asyncio.Event()
+        self._finishing = False
         self._streak = Streak("outbox poller")
 
     def dispatch(self, dispatches: Sequence[Dispatch]) -> None:
         """Publish rows that were just committed and are reserved for this process."""
-        if not self._publisher.ready:
+        if self._finishing or not self._publisher.ready:
             return
         now = asyncio.get_running_loop().time()
         room = FAST_WAITING_MAX - len(self._fast)
@@ -68,6 +72,14 @@ class Relay:
     def poke(self) -> None:
         """Look for due rows now: somebody has written some."""
         self._poked.set()
+
+    async def finish(self) -> None:
+        """Take nothing new and wait for what is under way: a server leaves no half work behind."""
+        self._finishing = True
+        self._poked.set()
+        while self._fast or self._at_work:
+            self._at_rest.clear()
+            await self._at_rest.wait()
 
     async def run(self) -> None:
         """Run the lanes of the fast path and the poller."""
@@ -80,8 +92,9 @@ class Relay:
         while True:
             await self._fast_filled.wait()
             batch = self._take_fast()
-            if batch:
-                await self._publish_batch(batch)
+            with self._work():
+                if batch:
+                    await self._publish_batch(batch)
 
     def _take_fast(self) -> list[Dispatch]:
         oldest = asyncio.get_running_loop().time() - FAST_AGE_SECONDS_MAX
@@ -108,12 +121,13 @@ class Relay:
         await failpoint("after_outbox_delete")
         self._marker.note(confirmed)
 
-    async def _poll(self) -> Never:
-        while True:
+    async def _poll(self) -> None:
+        while not self._finishing:
             await self._publisher.wait_ready()
             self._poked.clear()
             try:
-                taken = await self._publish_due()
+                with self._work():
+                    taken = await self._publish_due()
             except StoreUnavailable as error:
                 self._streak.failed(error)
                 await asyncio.sleep(BACKOFF.total_seconds() * random.uniform(0.5, 1.5))
@@ -140,6 +154,15 @@ class Relay:
         await failpoint("after_outbox_delete")
         self._marker.note(confirmed)
         return len(batch)
+
+    @contextmanager
+    def _work(self) -> Iterator[None]:
+        self._at_work += 1
+        try:
+            yield
+        finally:
+            self._at_work -= 1
+            self._at_rest.set()
 
     async def _pause(self) -> None:
         try:

@@ -6,6 +6,7 @@ import socket
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+import structlog
 from aio_pika.abc import AbstractConnection
 from pydantic import SecretStr
 
@@ -60,6 +61,16 @@ async def test_a_broker_that_comes_late_is_found_within_ten_seconds(url: SecretS
             assert session.trouble
             proxy.heal()
             await until(lambda: uses.begun == 1, seconds=10)
+
+
+async def test_an_absent_broker_is_warned_of_once() -> None:
+    with socket.socket() as closed, structlog.testing.capture_logs() as lines:
+        closed.bind(("127.0.0.1", 0))
+        url = SecretStr(f"amqp://user:canary@127.0.0.1:{closed.getsockname()[1]}/")
+        async with running(Session(url, name="test", use=Uses()).run()):
+            await until(lambda: len(lines) == 3)
+    assert [line["log_level"] for line in lines] == ["warning", "info", "info"]
+    assert "canary" not in str(lines)
 
 
 def test_the_wait_between_tries_grows_and_stays_below_five_seconds() -> None:

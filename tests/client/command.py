@@ -14,6 +14,17 @@ from pathlib import Path
 
 HEADWAY = str(Path(sys.executable).parent / "headway")
 WITHIN = 60
+ROOT = Path(__file__).parents[2]
+UNWANTED = {
+    *("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "HEADWAY_TARGET"),
+    "PYTHONDONTWRITEBYTECODE",  # these tests start many processes; compiling anew takes longest
+}
+WANTED = {
+    "TERM": "xterm-256color",
+    "LANG": "C.UTF-8",
+    "PYTHONUTF8": "1",
+    "PYTHONPYCACHEPREFIX": str(ROOT / ".cache" / "bytecode"),
+}
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -32,13 +43,9 @@ class Ran:
 
 def environment(target: str | None) -> dict[str, str]:
     """That of this process, without what would change the output, and with the target."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "HEADWAY_TARGET"}
-    }
+    kept = {name: value for name, value in os.environ.items() if name not in UNWANTED}
     added = {"HEADWAY_TARGET": target} if target else {}
-    return kept | added | {"TERM": "xterm-256color", "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
+    return kept | added | WANTED
 
 
 async def start(
@@ -65,7 +72,7 @@ async def finish(process: asyncio.subprocess.Process, stdin: bytes | None = None
 class Terminal:
     """A command in a pseudo-terminal, as a person would run it."""
 
-    def __init__(self, rows: int = 24, columns: int = 100) -> None:
+    def __init__(self, rows: int = 24, columns: int = 120) -> None:
         self._master, self._slave = pty.openpty()
         self.resize(rows, columns)
         self.raw = b""
@@ -100,6 +107,12 @@ class Terminal:
                 self._grown.clear()
                 await self._grown.wait()
         return self.text
+
+    async def end(self) -> None:
+        """Kill what still runs, as after a failed test."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self.wait()
 
     async def wait(self) -> int:
         """The exit code."""

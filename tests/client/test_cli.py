@@ -137,8 +137,8 @@ async def test_exit_codes_tell_how_a_job_ended(server: ScriptedServer) -> None:
     )
     assert (good.code, bad.code, cut.code) == (0, 1, 3)
     assert "COMPLETED" in good.text.splitlines()[-1]
-    assert "DEAD attempts are used up: ValueError: no luck at all" in bad.text.splitlines()[-1]
-    assert "CANCELLED not wanted" in cut.text.splitlines()[-1]
+    assert bad.text.splitlines()[-1].endswith("ValueError: no luck at all")
+    assert "CANCELLED" in cut.text.splitlines()[-1]
     assert good.err.startswith("submitted ")
 
 
@@ -306,7 +306,7 @@ async def test_nobody_at_the_target_exits_5(server: ScriptedServer) -> None:
 async def test_a_reader_that_stops_is_no_error(
     server: ScriptedServer, service: ScriptedService
 ) -> None:
-    """Headway watch ID -o jsonl | head -1"""
+    """As in `headway watch ID -o jsonl | head -1`."""
     scripted = await service.add()
     process = await start(server.target, "watch", scripted.job.id, "-o", "jsonl")
     assert process.stdout is not None

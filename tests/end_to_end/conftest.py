@@ -1,4 +1,4 @@
-"""Stacks of real processes, one for each test module."""
+"""Stacks of real processes: shared ones, and others for tests that end what they run on."""
 
 import itertools
 import os
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from headway_dev.services import Services
+from headway_dev.services import AMQP_VARIABLE, Services
 from tests.end_to_end.stack import Stack, query
 
 MakeStack = Callable[..., Stack]
@@ -20,7 +20,7 @@ def _stack_numbers() -> Iterator[int]:
     return itertools.count(1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def new_stack(
     services: Services,
     template_database: str,
@@ -29,31 +29,45 @@ def new_stack(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[MakeStack]:
     """Make stacks with a database and a virtual host of their own, no process started yet."""
+    if not services.has_rabbitmq:
+        pytest.skip(f"{AMQP_VARIABLE} is set, and there we cannot make virtual hosts")
     made: list[Stack] = []
-    databases: list[str] = []
+    template = urlsplit(template_database).path.lstrip("/")
 
     def make(**settings: str) -> Stack:
         name = f"headway_stack_{os.getpid()}_{next(_stack_numbers)}"
-        template = urlsplit(template_database).path.lstrip("/")
         query(services.database_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-        databases.append(name)
-        url = urlsplit(services.database_url)._replace(path=f"/{name}")
-        made.append(
-            Stack(
-                services,
-                database_url=urlunsplit(url),
-                amqp_url=services.rabbitmq.url_of(_vhosts.take()) if _vhosts else services.amqp_url,
-                directory=tmp_path_factory.mktemp("stack"),
-                settings=settings,
-            )
+        stack = Stack(
+            services,
+            database_url=urlunsplit(urlsplit(services.database_url)._replace(path=f"/{name}")),
+            amqp_url=services.rabbitmq.url_of(_vhosts.take()),
+            directory=tmp_path_factory.mktemp("stack"),
+            settings=settings,
         )
-        return made[-1]
+        made.append(stack)
+        return stack
 
     yield make
     for stack in made:
         stack.stop()
-    for name in databases:
+        name = urlsplit(stack.database_url).path.lstrip("/")
         query(services.database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(scope="session")
+def common_stack(new_stack: MakeStack) -> Stack:
+    """A server and a worker for tests that only submit, and do not mind each other's jobs."""
+    stack = new_stack()
+    stack.start()
+    return stack
+
+
+@pytest.fixture(scope="session")
+def one_slot_stack(new_stack: MakeStack) -> Stack:
+    """A server and a worker that runs one job at a time; each test leaves it idle."""
+    stack = new_stack()
+    stack.start(options=("--concurrency", "1", "--processes", "1"))
+    return stack
 
 
 @pytest.fixture

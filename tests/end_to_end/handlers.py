@@ -16,6 +16,7 @@ from headway_worker import Context, Jobs, PermanentError
 jobs = Jobs()
 
 LOOK_SECONDS = 0.02
+STEP_SECONDS = 0.05
 WAIT_SECONDS_MAX = 90.0
 
 
@@ -33,7 +34,7 @@ async def work(ctx: Context, payload: dict[str, object]) -> dict[str, object]:
         ctx.progress(tick, ticks, step="tick", message=f"tick {tick}")
         await asyncio.sleep(float(str(payload.get("tick_seconds", 0.01))))
     if "until" in payload:
-        await appearance(Path(str(payload["until"])))
+        await appearance(str(payload["until"]))
     if ctx.attempt <= int(str(payload.get("failures", 0))):
         raise ConnectionResetError("the other side hung up")
     if payload.get("die"):
@@ -44,15 +45,16 @@ async def work(ctx: Context, payload: dict[str, object]) -> dict[str, object]:
 
 @jobs.handler("e2e.steps")
 async def steps(ctx: Context, payload: dict[str, object]) -> dict[str, object]:
-    """Take `count` steps, each `step_seconds` long: a history of many events."""
-    count = int(str(payload.get("count", 10)))
-    for number in range(1, count + 1):
-        await ctx.step(f"step {number}", step, number, float(str(payload.get("step_seconds", 0.1))))
+    """Take a step each 50 ms until a file is there: a history that grows as long as it has to."""
+    count = 0
+    while not is_there(str(payload["until"])):
+        count += 1
+        await ctx.step(f"step {count}", step, count)
+        await asyncio.sleep(STEP_SECONDS)
     return {"steps": count}
 
 
-async def step(number: int, seconds: float) -> int:
-    await asyncio.sleep(seconds)
+async def step(number: int) -> int:
     return number
 
 
@@ -70,11 +72,15 @@ def note(payload: dict[str, object], ctx: Context, what: str) -> None:
             file.write(json.dumps(line) + "\n")
 
 
-async def appearance(path: Path) -> None:
+def is_there(path: str) -> bool:
+    """A file is the one signal that crosses processes."""
+    return Path(path).exists()
+
+
+async def appearance(path: str) -> None:
     """Wait for a file, not for ever: a failing test must not leave a worker that waits."""
     deadline = time.monotonic() + WAIT_SECONDS_MAX
-    # A file is the one signal that crosses processes, and a stat blocks nobody.
-    while not os.path.exists(path):  # noqa: ASYNC240, PTH110
+    while not is_there(path):
         if time.monotonic() > deadline:
             raise PermanentError(f"{path} did not appear")
         await asyncio.sleep(LOOK_SECONDS)

@@ -9,15 +9,12 @@ import pytest
 
 from headway import JobState
 from headway_dev import ports
-from tests.end_to_end.conftest import MakeStack
 from tests.end_to_end.stack import ROOT, Ran, Stack, headway, reaches, run
 
 
-@pytest.fixture(scope="module")
-def stack(new_stack: MakeStack) -> Stack:
-    made = new_stack()
-    made.start()
-    return made
+@pytest.fixture
+def stack(common_stack: Stack) -> Stack:
+    return common_stack
 
 
 async def command(stack: Stack, *arguments: str) -> Ran:

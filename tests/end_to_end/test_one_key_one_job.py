@@ -5,18 +5,15 @@ import asyncio
 import pytest
 
 from headway import IdempotencyKeyReused, JobState
-from tests.end_to_end.conftest import MakeStack
 from tests.end_to_end.stack import Stack, history, journal, kinds, reaches
 
 SUBMITS = 200
 CLIENTS = 8
 
 
-@pytest.fixture(scope="module")
-def stack(new_stack: MakeStack) -> Stack:
-    made = new_stack()
-    made.start()
-    return made
+@pytest.fixture
+def stack(common_stack: Stack) -> Stack:
+    return common_stack
 
 
 async def test_200_concurrent_submits_with_one_key_are_one_job_that_runs_once(

@@ -3,17 +3,14 @@
 import pytest
 
 from headway import JobState, Submission
-from tests.end_to_end.conftest import MakeStack
 from tests.end_to_end.stack import Stack, eventually, journal, reaches
 
 WAITING, URGENT = 300, 10
 
 
-@pytest.fixture(scope="module")
-def stack(new_stack: MakeStack) -> Stack:
-    made = new_stack()
-    made.start(options=("--concurrency", "1", "--processes", "1"))
-    return made
+@pytest.fixture
+def stack(one_slot_stack: Stack) -> Stack:
+    return one_slot_stack
 
 
 async def test_ten_urgent_jobs_start_before_300_waiting_ones(stack: Stack) -> None:

@@ -32,6 +32,10 @@ class Broker:
         found = await self._channel.declare_queue(job_queue(queue), passive=True)
         return found.declaration_result.message_count or 0
 
+    async def declare_foreign(self, queue: str) -> None:
+        """Make a queue of ours with other properties than ours."""
+        await self._channel.declare_queue(job_queue(queue), durable=True)
+
     async def take(self, queue: str = "default") -> list[Arrived]:
         """Take all that are ready, in the broker's order."""
         await declare(self._channel, queue)

@@ -55,6 +55,23 @@ async def test_a_submitted_job_is_at_the_broker_and_then_queued(
     assert (arrived.job_id, arrived.dispatch_no, arrived.priority) == (job.id, 1, 7)
 
 
+async def test_a_server_that_goes_leaves_no_message_without_its_mark(
+    database_url: str, amqp_url: str, database: Database
+) -> None:
+    """The next server's sweep would take them for lost and send them again."""
+    async with serving(database_url, amqp_url) as served:
+        await ready(served)
+        requests = [SubmitJobRequest(type=JOB_TYPE)] * 500
+        await served.stub.BatchSubmitJobs(BatchSubmitJobsRequest(requests=requests))
+    states = await database.fetch(
+        "SELECT state, EXISTS (SELECT FROM outbox WHERE outbox.job_id = jobs.id) AS stays FROM jobs"
+    )
+    assert {(row["state"] == JobState.JOB_STATE_QUEUED, row["stays"]) for row in states} <= {
+        (True, False),
+        (False, True),
+    }
+
+
 async def test_a_job_that_has_started_is_not_marked(
     served: Served, worker: PlayedWorker, database: Database
 ) -> None:
@@ -174,6 +191,22 @@ async def test_a_hint_wakes_the_poller(
     await database.execute("UPDATE outbox SET reserved_until = NULL")
     served.running.hear(OutboxHint())
     await eventually(lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED), seconds=3)
+
+
+async def test_a_queue_that_cannot_be_published_to_does_not_hold_up_the_others(
+    database_url: str, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six hundred urgent rows for a queue with foreign properties, then one for a sound one."""
+    async with looking(amqp_url) as broker:
+        await broker.declare_foreign("bad")
+    monkeypatch.setattr(Relay, "dispatch", lambda self, dispatches: None)
+    async with serving(database_url, amqp_url) as served:
+        await ready(served)
+        requests = [SubmitJobRequest(type=JOB_TYPE, queue="bad", priority=9)] * 600
+        await served.stub.BatchSubmitJobs(BatchSubmitJobsRequest(requests=requests))
+        job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE, priority=1))).job
+        await eventually(lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED))
+        assert served.running.publisher.mismatches.keys() == {"bad"}
 
 
 async def test_two_relays_share_the_rows(

@@ -1,5 +1,6 @@
 """What every call goes through: malformed bytes, defects, spans, and no text that leaks."""
 
+import asyncio
 from typing import Any, Never
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from headway_core import jobs
 from headway_core.database import Database
 from headway_core.metrics import Metrics
 from headway_core.telemetry import Telemetry
+from headway_server.marker import Marker
 from headway_server.service import NAME, JobService
 from tests.service.serving import Served, refusal, serving
 
@@ -129,6 +131,20 @@ async def test_a_defect_is_internal_with_an_id_and_nothing_else(
     written = "".join(capfd.readouterr())
     assert found.metadata["error_id"] in written, "the log has it"
     assert "ValueError" in written
+
+
+async def test_the_death_of_a_loop_ends_the_server(
+    database_url: str, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server whose flusher is dead would accept calls and answer none."""
+
+    async def run(_: Marker) -> Never:
+        raise ArithmeticError("defect")
+
+    monkeypatch.setattr(Marker, "run", run)
+    with pytest.RaisesGroup(ArithmeticError):
+        async with serving(database_url, amqp_url):
+            await asyncio.Event().wait()
 
 
 async def test_calls_are_spans_with_the_callers_trace(

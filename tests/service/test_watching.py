@@ -419,7 +419,7 @@ async def test_watchers_of_one_job_share_their_reads(
 async def test_a_slow_reader_gets_every_event_and_then_is_let_go(
     database_url: str, amqp_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Megabytes of history that nobody reads: bounded memory, UNAVAILABLE, resumed without a gap."""
+    """Megabytes of history that nobody reads: bounded memory, UNAVAILABLE, no gap after."""
     patience = timedelta(seconds=1)
     monkeypatch.setattr(service, "watch", partial(watching.watch, write_patience=patience))
     async with serving(database_url, amqp_url) as served:

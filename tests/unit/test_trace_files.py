@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from headway_core.errors import SettingsInvalid
 from headway_core.settings import CoreSettings, load
 from headway_core.telemetry import Telemetry
 from headway_core.trace_files import RotatingFile, trace_file
@@ -38,7 +39,7 @@ headway.v1.JobService/SubmitJob                      server 10                  
 
 
 def test_a_file_begins_anew_and_keeps_its_predecessor(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "a.otlp.jsonl"
+    path = tmp_path / "a.otlp.jsonl"
     file = RotatingFile(path, bytes_max=100)
     assert not path.exists()
     for number in range(10):
@@ -94,6 +95,15 @@ def test_what_is_exported_is_read_back(tmp_path: Path) -> None:
     assert process.error == "no"
     assert process.attributes["headway.job.attempt"] == "2"
     assert process.start >= published.start > 0
+
+
+def test_a_directory_that_cannot_be_is_a_setting_that_cannot_be(tmp_path: Path) -> None:
+    """Told at start: later it would be an error twice a second."""
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("x")
+    settings = load(CoreSettings, URLS | {"HEADWAY_TRACE_DIR": str(in_the_way / "traces")})
+    with pytest.raises(SettingsInvalid, match="HEADWAY_TRACE_DIR cannot be made"):
+        Telemetry.start("headway-test", settings, {})
 
 
 def span(
@@ -188,7 +198,7 @@ def traces(tmp_path: Path) -> Path:
         worker,
         "headway-worker",
         20,
-        span(0xA5, 0xA3, "settle default", begin_ms=1505, lasts_ms=10, attributes=about),
+        span(0xA5, 0xA3, "settle default", begin_ms=1506, lasts_ms=10, attributes=about),
         span(0xA4, 0xA3, "step fetch", begin_ms=20, lasts_ms=0.2, attributes=about),
         span(
             0xA6,

@@ -26,6 +26,11 @@ def mark(payload: Payload, line: str) -> None:
         file.write(f"{line}\n")
 
 
+def exists(payload: Payload) -> bool:
+    """Whether the test lets go."""
+    return Path(payload["until"]).exists()
+
+
 @jobs.handler("echo")
 async def echo(ctx: Context, payload: Payload) -> Payload:
     return payload | {"attempt": ctx.attempt, "pid": os.getpid()}
@@ -35,16 +40,16 @@ async def echo(ctx: Context, payload: Payload) -> Payload:
 async def hold(ctx: Context, payload: Payload) -> Payload:
     """Run until a file is there."""
     mark(payload, "begun")
-    while not Path(payload["until"]).exists():
+    while not exists(payload):  # noqa: ASYNC110 - the event is a file
         await asyncio.sleep(0.02)
-    return {"pid": os.getpid(), "attempt": ctx.attempt}
+    return {"pid": os.getpid(), "parent": os.getppid(), "attempt": ctx.attempt}
 
 
 @jobs.handler("hold.thread")
 def hold_thread(ctx: Context, payload: Payload) -> Payload:
     """Run until a file is there, whatever else one is told."""
     mark(payload, "begun")
-    while not Path(payload["until"]).exists():
+    while not exists(payload):
         time.sleep(0.02)
     return {"pid": os.getpid()}
 
@@ -63,7 +68,7 @@ def hold_stubborn(ctx: Context, payload: Payload) -> Payload:
 async def block(ctx: Context, payload: Payload) -> Payload:
     """Block the loop."""
     mark(payload, "begun")
-    time.sleep(payload["seconds"])
+    time.sleep(payload["seconds"])  # noqa: ASYNC251 - the mistake that is tested
     return {"pid": os.getpid()}
 
 
@@ -72,7 +77,7 @@ async def block_forever(ctx: Context, payload: Payload) -> Payload:
     """Block the executor's loop for good; behave in a child process."""
     mark(payload, "begun")
     if "headway_worker.executor" in " ".join(sys.orig_argv):
-        time.sleep(1_000)
+        time.sleep(1_000)  # noqa: ASYNC251 - the mistake that is tested
     return {"pid": os.getpid()}
 
 
@@ -144,7 +149,7 @@ def isolated_hold(ctx: Context, payload: Payload) -> Payload:
     """Ignore everything; start a program that does, too."""
     program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
     mark(payload, f"{os.getpid()} {program.pid}")
-    while not Path(payload["until"]).exists():
+    while not exists(payload):
         time.sleep(0.02)
     return {}
 

@@ -32,7 +32,7 @@ from headway_core.settings import load
 from headway_core.states import JobState
 from headway_core.telemetry import Telemetry
 from headway_core.topology import dead_queue, job_queue
-from headway_worker.engine import Engine, Post
+from headway_worker.engine import Engine, Post, registrations
 from headway_worker.registry import Jobs
 from headway_worker.settings import WorkerSettings
 
@@ -173,7 +173,7 @@ class Stage:
             worker_id,
             name="test",
             queues=queues,
-            types=[handler.registration for handler in handlers],
+            types=registrations(registry),
             lease=lease,
         )
         running = RunningEngine(engine, worker_id, self.database, lease)

@@ -17,7 +17,7 @@ from headway_core.outcomes import (
 )
 from headway_worker import JobCancelled, PermanentError, RetryLater
 from headway_worker.conclusion import Lost, conclude, describe, judge
-from headway_worker.running import Raised, Returned, Stop
+from headway_worker.endings import Raised, Returned, Stop
 
 TIMEOUT = timedelta(seconds=5)
 RETURNED = judge(Returned({"a": 1}))

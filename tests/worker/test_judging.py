@@ -9,9 +9,10 @@ import pytest
 from headway_core.leases import LeaseEnd
 from headway_core.runs import HeldRun
 from headway_worker.control import Pulse, Stuck
+from headway_worker.endings import Stop
 from headway_worker.keeper import Verdict, suspicion
 from headway_worker.reconciliation import differences
-from headway_worker.running import Run, RunTable, Stop
+from headway_worker.running import Run, RunTable
 from headway_worker.watchdog import is_stuck, verdict
 from tests.worker.claims import make_claim
 

@@ -66,6 +66,7 @@ def test_nonsense_on_the_control_pipe_is_a_defect(line: bytes) -> None:
             labels={"a": "b"},
             traceparent="00-…",
             tracestate="",
+            traced=True,
             memory_bytes_max=None,
             payload=CONTENT,
         ),

@@ -11,6 +11,7 @@ import pytest
 from headway_core.job import RetryPolicy
 from headway_core.leases import HandlerType
 from headway_worker import Context, Jobs
+from headway_worker.engine import registrations
 from headway_worker.loading import NotLoadable, load_jobs
 from headway_worker.registry import is_async
 
@@ -38,7 +39,7 @@ def test_a_handler_is_registered_with_its_policy() -> None:
     assert registered is handle
     handler = jobs.handlers["report.pdf"]
     assert handler.isolated
-    assert handler.registration == HandlerType(
+    assert registrations(jobs)[0] == HandlerType(
         "report.pdf",
         "slow",
         RetryPolicy(3, timedelta(seconds=2), timedelta(seconds=8), 3),

@@ -9,20 +9,15 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from itertools import count
 from typing import Any, Final
 
-import structlog
-
-from headway_core import logs
 from headway_core.content import Content
 from headway_core.errors import Defect
-from headway_core.settings import load
-from headway_core.telemetry import Telemetry
-from headway_core.trace_context import TraceContext
+from headway_worker.child_logs import ChildLogs
 from headway_worker.child_messages import (
     LENGTHS,
     Ended,
@@ -41,20 +36,18 @@ from headway_worker.child_messages import (
 )
 from headway_worker.conclusion import judge
 from headway_worker.context import Context
-from headway_worker.handlers import awaited, called
+from headway_worker.endings import Ending, Raised, awaited, called
 from headway_worker.loading import NotLoadable, load_jobs
 from headway_worker.parentage import bind_to_parent, end_orphan
 from headway_worker.progress import ProgressMeter
 from headway_worker.registry import Handler
-from headway_worker.running import Ending, Raised
-from headway_worker.settings import WorkerSettings
 from headway_worker.values import payload_value
 
 PROGRESS_SECONDS: Final = 0.05
 OOM_SCORE: Final = 500
 """When memory runs out the kernel picks the child before its executor and its neighbours."""
 
-log = structlog.get_logger(__name__)
+StepSpan = Callable[[str], AbstractContextManager[object]]
 
 
 def main() -> int:
@@ -66,24 +59,19 @@ def main() -> int:
     if not isinstance(start, Start):
         raise Defect(f"the first message was {type(start).__name__}")
     _limit(start.memory_bytes_max)
-    settings = load(WorkerSettings)
-    logs.configure(settings, service="headway-worker")
-    context = TraceContext(start.traceparent, start.tracestate)
-    telemetry = Telemetry.start("headway-worker", settings) if context.sampled else Telemetry.off()
-    with (
-        logs.job_context(
-            job_id=start.job_id,
-            type=start.type,
-            attempt=start.attempt,
-            trace_id=context.trace_id,
-        ),
-        telemetry.attached(context),
-    ):
-        ending = _run(start, link, telemetry)
-        if isinstance(ending, Raised):
-            log.info("handler_raised", exc_info=ending.error)
+    logs = ChildLogs(
+        {
+            "job_id": str(start.job_id),
+            "type": start.type,
+            "attempt": start.attempt,
+            "trace_id": start.traceparent[3:35],
+        }
+    )
+    with _traced(start) as span:
+        ending = _run(start, link, span, logs)
+    if isinstance(ending, Raised) and not link.stopped:
+        logs.get(__name__).warning("handler_raised", exc_info=ending.error)
     link.end(Ended(judge(ending)))
-    telemetry.shutdown()
     return 0
 
 
@@ -173,7 +161,26 @@ class Link:
             self._send(Progressed(progress))
 
 
-def _run(start: Start, link: Link, telemetry: Telemetry) -> Ending:
+@contextlib.contextmanager
+def _traced(start: Start) -> Iterator[StepSpan]:
+    """Continue the run's trace, if it is recorded; OpenTelemetry is slow to import."""
+    if not start.traced:
+        yield lambda _name: contextlib.nullcontext()
+        return
+    from headway_core.settings import load
+    from headway_core.telemetry import Telemetry
+    from headway_core.trace_context import TraceContext
+    from headway_worker.settings import WorkerSettings
+
+    telemetry = Telemetry.start("headway-worker", load(WorkerSettings))
+    try:
+        with telemetry.attached(TraceContext(start.traceparent, start.tracestate)):
+            yield lambda name: telemetry.step_span(name, start.job_id)
+    finally:
+        telemetry.shutdown()
+
+
+def _run(start: Start, link: Link, span: StepSpan, logs: ChildLogs) -> Ending:
     try:
         handler = load_jobs(start.target).handlers.get(start.type)
         if handler is None:
@@ -181,7 +188,8 @@ def _run(start: Start, link: Link, telemetry: Telemetry) -> Ending:
         payload = payload_value(start.payload)
     except BaseException as error:  # noqa: BLE001 - user code is imported
         return Raised(error)
-    context = _context(start, link, telemetry, handler)
+    logs.prepare()
+    context = _context(start, link, span, handler, logs.get("handler"))
     link.start()
     if handler.is_async:
         return asyncio.run(_run_async(handler, context, payload, link))
@@ -197,10 +205,7 @@ async def _run_async(handler: Handler, context: Context, payload: Any, link: Lin
     return Raised(asyncio.CancelledError()) if task.cancelled() else task.result()
 
 
-def _context(start: Start, link: Link, telemetry: Telemetry, handler: Handler) -> Context:
-    def span(name: str) -> AbstractContextManager[object]:
-        return telemetry.step_span(name, start.job_id)
-
+def _context(start: Start, link: Link, span: StepSpan, handler: Handler, logger: Any) -> Context:
     return Context(
         job_id=start.job_id,
         attempt=start.attempt,
@@ -210,7 +215,7 @@ def _context(start: Start, link: Link, telemetry: Telemetry, handler: Handler) -
         meter=link.meter,
         cancelled=lambda: link.stopped,
         span=span,
-        logger=structlog.get_logger("handler"),
+        logger=logger,
         blocking=not handler.is_async,
     )
 

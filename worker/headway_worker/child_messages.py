@@ -22,6 +22,10 @@ from headway_worker.conclusion import UserOutcome
 LENGTHS: Final = struct.Struct("!II")
 HEADER_BYTES_MAX: Final = 1_048_576
 BODY_BYTES_MAX: Final = 1_048_576
+START_FIELDS: Final = (
+    *("target", "type", "job_id", "attempt", "labels"),
+    *("traceparent", "tracestate", "traced", "memory_bytes_max"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Start:
     traceparent: str
     """The process span's, which the run's own spans continue."""
     tracestate: str
+    traced: bool
+    """Whether its trace is recorded."""
     memory_bytes_max: int | None
     payload: Content | None
 
@@ -132,9 +138,7 @@ def decode(header: bytes, body: bytes) -> Message:
 def _fields(message: Message) -> tuple[dict[str, Any], Content | None]:
     match message:
         case Start(payload=payload):
-            names = ("target", "type", "job_id", "attempt", "labels", "traceparent", "tracestate")
-            fields = {name: getattr(message, name) for name in (*names, "memory_bytes_max")}
-            return fields, payload
+            return {name: getattr(message, name) for name in START_FIELDS}, payload
         case StopRun():
             return {}, None
         case StepAnswer(number, stored):
@@ -168,6 +172,7 @@ def _message(fields: Mapping[str, Any], content: Content | None) -> Message:
                 labels=fields["labels"],
                 traceparent=fields["traceparent"],
                 tracestate=fields["tracestate"],
+                traced=fields["traced"],
                 memory_bytes_max=fields["memory_bytes_max"],
                 payload=content,
             )

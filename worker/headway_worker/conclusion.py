@@ -16,8 +16,8 @@ from headway_core.outcomes import (
     TimedOut,
     WorkerLost,
 )
+from headway_worker.endings import Ending, Raised, Returned, Stop
 from headway_worker.handler_errors import PermanentError, RetryLater
-from headway_worker.running import Ending, Raised, Returned, Stop
 from headway_worker.values import result_content
 
 ERROR_BYTES_MAX: Final = 4_096

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from headway_core.broker import Session, open_channel
 from headway_core.broker_border import broker_border
 from headway_core.errors import BrokerUnavailable, TopologyMismatch
+from headway_core.failpoints import failpoint
 from headway_core.messages import Malformed, decode
 from headway_core.topology import Topology, job_queue
 from headway_worker.acks import Ack, AckLedger, Reject
@@ -291,6 +292,8 @@ class Consumer:
         # delivery than there are slots.
         for tag in {delivery.consumer_tag for delivery in due} & self._credit.consumers.keys():
             await self._cancel(channel, tag)
+        if due:
+            await failpoint("before_handoff_ack")
         for delivery in due:
             delivery.custody = Custody.DATABASE
             self._in_hand.discard(delivery)
@@ -359,6 +362,7 @@ class Consumer:
             await self._acks_wanted.wait()
             self._acks_wanted.clear()
             await self._write(channel, acks)
+            await failpoint("after_ack")
             await self._tell()
 
     async def _write(self, channel: Channel, acks: AckLedger) -> None:

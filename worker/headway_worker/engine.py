@@ -17,18 +17,21 @@ from headway_core import runs as store
 from headway_core.batching import GroupCommit
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
+from headway_core.failpoints import failpoint
 from headway_core.hints import HintPublisher
+from headway_core.leases import HandlerType
 from headway_core.metrics import Metrics, measure_loop_lag
 from headway_core.telemetry import Telemetry
 from headway_worker.consumer import Consumer
 from headway_worker.deliveries import Delivery
+from headway_worker.endings import Stop
 from headway_worker.execution import Execution
 from headway_worker.lease import Lease
 from headway_worker.pipeline import Pipeline
 from headway_worker.progress_feed import feed_progress
 from headway_worker.reconciliation import reconcile
 from headway_worker.registry import Jobs
-from headway_worker.running import RunTable, Stop
+from headway_worker.running import RunTable
 from headway_worker.settings import WorkerSettings
 
 SERVICE: Final = "headway-worker"
@@ -54,6 +57,14 @@ class Post:
     worker_id: UUID
     slots: int
     queues: tuple[str, ...]
+
+
+def registrations(jobs: Jobs) -> tuple[HandlerType, ...]:
+    """What is stored of the handlers when a worker starts."""
+    return tuple(
+        HandlerType(handler.type, handler.queue, handler.policy, handler.timeout)
+        for handler in jobs.handlers.values()
+    )
 
 
 class Engine:
@@ -227,6 +238,7 @@ class Engine:
                 await self.runs.wait_empty()
         except TimeoutError:
             self.runs.stop_all(Stop.DRAINED)
+            await failpoint("release_mid")
         with suppress(TimeoutError):
             async with asyncio.timeout(STOPPING_SECONDS_MAX):
                 await self.runs.wait_empty()

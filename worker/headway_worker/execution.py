@@ -19,12 +19,13 @@ from headway_core.telemetry import Telemetry, TraceContext
 from headway_worker.child_messages import Start
 from headway_worker.conclusion import Lost, UserOutcome, conclude, judge
 from headway_worker.context import Context
+from headway_worker.endings import Ending, Raised, Stop
 from headway_worker.handler_errors import RetryLater
 from headway_worker.handlers import run_in_thread, run_on_loop
 from headway_worker.isolation import run_in_child
 from headway_worker.lease import Lease
 from headway_worker.registry import Handler, Jobs
-from headway_worker.running import Ending, Raised, Run, Stop
+from headway_worker.running import Run
 from headway_worker.steps import StoredSteps
 from headway_worker.values import payload_value
 
@@ -113,6 +114,7 @@ class Execution:
             labels=claim.labels,
             traceparent=context.traceparent,
             tracestate=context.tracestate,
+            traced=context.sampled and self._telemetry.provider is not None,
             memory_bytes_max=handler.memory_bytes_max,
             payload=claim.payload,
         )

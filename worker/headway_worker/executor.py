@@ -31,7 +31,7 @@ from headway_worker.control import (
     Trouble,
 )
 from headway_worker.control_link import ControlLink
-from headway_worker.engine import CONNECTIONS_MAX, SERVICE, Engine, Post
+from headway_worker.engine import CONNECTIONS_MAX, SERVICE, Engine, Post, registrations
 from headway_worker.executor_options import Options
 from headway_worker.loading import load_jobs
 from headway_worker.parentage import bind_to_parent
@@ -71,7 +71,7 @@ async def execute(
     database = await Database.connect(
         settings.database_url.get_secret_value(), name=SERVICE, size=CONNECTIONS_MAX
     )
-    handlers = jobs.handlers.values()
+    handled = {handler.queue for handler in jobs.handlers.values()}
     engine = Engine(
         settings,
         jobs,
@@ -79,7 +79,7 @@ async def execute(
             target=options.target,
             worker_id=options.worker_id,
             slots=options.slots,
-            queues=options.queues or tuple(sorted({handler.queue for handler in handlers})),
+            queues=options.queues or tuple(sorted(handled)),
         ),
         database=database,
         telemetry=telemetry,
@@ -107,7 +107,7 @@ async def execute(
         group.create_task(report_ready())
         link.listen(loop, receive)
         watchdog.start()
-        link.send(Hello(tuple(handler.registration for handler in handlers)))
+        link.send(Hello(registrations(jobs)))
         running = group.create_task(engine.run())
         await engine.drained.wait()
         with suppress(TimeoutError):

@@ -2,13 +2,12 @@
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from headway_worker.context import Context
+from headway_worker.endings import Ending, Raised, awaited, called
 from headway_worker.registry import HandlerFunction
-from headway_worker.running import Ending, Raised, Returned, Run
+from headway_worker.running import Run
 
 
 async def run_on_loop(
@@ -53,23 +52,3 @@ async def run_in_thread(
     ending = await asyncio.shield(work)
     run.code_running = False
     return ending
-
-
-def called(function: Callable[..., Any], context: Context, payload: object) -> Ending:
-    """Call user code and catch whatever it raises, SystemExit too."""
-    try:
-        return Returned(function(context, payload))
-    except BaseException as error:  # noqa: BLE001 - the border to user code
-        return Raised(error)
-
-
-async def awaited(
-    function: Callable[..., Awaitable[object]], context: Context, payload: object
-) -> Ending:
-    """Await user code and catch whatever it raises, SystemExit too."""
-    try:
-        return Returned(await function(context, payload))
-    except BaseException as error:
-        if isinstance(error, GeneratorExit):
-            raise  # the loop closes
-        return Raised(error)

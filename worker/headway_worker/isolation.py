@@ -37,9 +37,10 @@ from headway_worker.child_messages import (
     lengths,
 )
 from headway_worker.conclusion import UserOutcome
+from headway_worker.endings import Stop
 from headway_worker.exit_codes import how_it_ended
 from headway_worker.handler_errors import JobCancelled
-from headway_worker.running import Run, Stop
+from headway_worker.running import Run
 from headway_worker.steps import StoredSteps
 
 NO_CHILD_WAIT: Final = timedelta(seconds=5)

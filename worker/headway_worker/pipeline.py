@@ -22,6 +22,7 @@ import structlog
 from headway_core import runs as store
 from headway_core.batching import GroupCommit
 from headway_core.database import Database
+from headway_core.failpoints import failpoint
 from headway_core.hints import EventHint, HintPublisher, OutboxHint
 from headway_core.logs import job_context
 from headway_core.metrics import Metrics
@@ -231,6 +232,8 @@ class Pipeline:
             ended = await until_answered(lambda: self.settles.submit(item))
         match ended:
             case Settled(state, sequence):
+                if ended.dead:
+                    await failpoint("after_dead_commit")
                 (self.consumer.reject if ended.dead else self.consumer.ack)(delivery)
                 self.hints.send(EventHint(claim.job_id, sequence, done=state.done))
                 if not state.done and not settlement.delay:

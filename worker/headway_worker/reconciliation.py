@@ -10,7 +10,8 @@ from headway_core import runs as store
 from headway_core.database import Database
 from headway_core.hints import EventHint, HintPublisher, OutboxHint
 from headway_core.runs import HeldRun
-from headway_worker.running import Run, RunTable, Stop
+from headway_worker.endings import Stop
+from headway_worker.running import Run, RunTable
 
 log = structlog.get_logger(__name__)
 

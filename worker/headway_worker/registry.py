@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar
 
 from headway_core.job import DEFAULT_QUEUE, RetryPolicy
-from headway_core.leases import HandlerType
 
 MAX_ATTEMPTS_MAX: Final = 1_000
 BACKOFF_MAX: Final = timedelta(days=7)
@@ -46,11 +45,6 @@ class Handler:
     def is_async(self) -> bool:
         """Whether it is to be awaited."""
         return is_async(self.function)
-
-    @property
-    def registration(self) -> HandlerType:
-        """What is stored of it when a worker starts."""
-        return HandlerType(self.type, self.queue, self.policy, self.timeout)
 
 
 class Jobs:

@@ -4,43 +4,12 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from time import monotonic
 from uuid import UUID, uuid4
 
 from headway_core.runs import Claim
+from headway_worker.endings import Ending, Stop
 from headway_worker.progress import ProgressMeter
-
-
-class Stop(Enum):
-    """Why a run was told to end."""
-
-    CANCELLED = auto()
-    """Someone asked for it."""
-    TIMED_OUT = auto()
-    """Its attempt's time is up."""
-    DRAINED = auto()
-    """The worker leaves."""
-    LOST = auto()
-    """It is no longer the job's own: whatever it writes changes nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """The handler returned a value."""
-
-    value: object
-
-
-@dataclass(frozen=True, slots=True)
-class Raised:
-    """The handler raised, whatever it was."""
-
-    error: BaseException
-
-
-Ending = Returned | Raised
-"""How a call of user code ended."""
 
 
 @dataclass(slots=True, eq=False)

@@ -10,10 +10,11 @@ from headway_core import runs
 from headway_core.content import Content
 from headway_core.database import Database
 from headway_core.runs import Claim, Fenced
+from headway_worker.endings import Stop
 from headway_worker.handler_errors import JobCancelled
 from headway_worker.lease import Lease
 from headway_worker.patience import until_answered
-from headway_worker.running import Run, Stop
+from headway_worker.running import Run
 
 LEASE_WAIT_SECONDS: Final = 0.1
 """How often a step that waits for the lease looks whether its run is still wanted."""

@@ -17,6 +17,7 @@ import structlog
 from headway_core import leases
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
+from headway_core.failpoints import failpoint
 from headway_core.hints import CancelHint, EventHint, Hint, HintListener, HintPublisher, OutboxHint
 from headway_core.leases import HandlerType
 from headway_core.metrics import Metrics
@@ -248,6 +249,7 @@ class Supervisor:
             return False
         begun = monotonic()
         try:
+            await failpoint("heartbeat_skip")
             renewed = await leases.beat(self._database, list(keepers), lease=lease)
         except StoreUnavailable as error:
             log.warning("heartbeat_failed", reason=str(error))

@@ -18,12 +18,15 @@ import structlog
 
 from headway_worker.control import Pulse, Stuck
 from headway_worker.control_link import ControlLink
+from headway_worker.endings import Stop
 from headway_worker.engine import Engine
-from headway_worker.running import Run, Stop
+from headway_worker.running import Run
 
 PULSE_SECONDS: Final = 0.5
-BLOCKED_SECONDS: Final = 5.0
-"""A loop held up for so long is worth a line in the log, with the stack that holds it."""
+BLOCKED_SECONDS: Final = 1.0
+"""A loop that has not turned for so long is held up by somebody."""
+LOGGED_SECONDS: Final = 5.0
+"""And after so long that is worth a line in the log, with the stack that holds it."""
 STACK_LINES: Final = 12
 
 log = structlog.get_logger(__name__)
@@ -78,7 +81,7 @@ class Watchdog:
         run = next(
             (run for run in self._engine.runs if task is not None and run.task is task), None
         )
-        if not self._block_logged:
+        if blocked >= LOGGED_SECONDS and not self._block_logged:
             self._block_logged = True
             log.warning(
                 "loop_blocked",

@@ -5,6 +5,8 @@ import json
 import os
 import sys
 
+from headway.errors import InvalidTarget
+
 DEFAULT_TARGET = "127.0.0.1:50051"
 RECEIVE_BYTES_MAX = 64 * 2**20
 ATTEMPTS_MAX = 4
@@ -43,11 +45,11 @@ def resolve(target: str | None) -> str:
 
     None means $HEADWAY_TARGET, then DEFAULT_TARGET. Several are tried round robin; each must be an
     IP address, since gRPC resolves a name only if it stands alone (one name with several addresses
-    is the way to do that). Raises ValueError for what cannot be reached.
+    is the way to do that). Raises InvalidTarget, a ValueError, for what cannot be reached.
     """
     given = target or os.environ.get("HEADWAY_TARGET") or DEFAULT_TARGET
     if given.startswith(("http:", "https:")):
-        raise ValueError(f"target {given!r}: write HOST:PORT, without http")
+        raise InvalidTarget(f"target {given!r}: write HOST:PORT, without http")
     if given.startswith(("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")):
         return given
     items = [_with_port(item.strip()) for item in given.split(",") if item.strip()]
@@ -59,7 +61,7 @@ def resolve(target: str | None) -> str:
         return "ipv4:" + ",".join(addresses)
     if versions == {6}:
         return "ipv6:" + ",".join(addresses)
-    raise ValueError(
+    raise InvalidTarget(
         f"target {given!r}: a list takes IP addresses of one kind; "
         "for names, use one DNS name with several addresses"
     )

@@ -18,6 +18,7 @@ HeadwayError
 │   ├── JobDied
 │   └── JobCancelled
 └── WaitTimeout                the job was not done in time; also a TimeoutError
+InvalidTarget                  apart: a client was told to reach nothing
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ class HeadwayError(Exception):
     """Root of the tree. `reason` is the server's word for it (see headway.v1.ErrorReason)."""
 
     reason: str = ""
+
+
+class InvalidTarget(ValueError):
+    """A target that cannot name a server; raised where a client is made."""
 
 
 class Refused(HeadwayError):

@@ -66,13 +66,16 @@ LEFT JOIN idempotency_keys AS stored ON stored.key = item.key
 LEFT JOIN jobs ON jobs.id = item.id
 LEFT JOIN queues ON queues.name = item.queue
 
+-- name: lock_queues
+-- One transaction at a time makes queue names known. A statement of its own: only one that begins after the
+-- wait sees what was committed meanwhile.
+SELECT pg_advisory_xact_lock(hashtext('headway.queues'))
+
 -- name: add_queues
--- Make queue names known, at most $2 in all. $1 names. Returns the names that are known now.
-WITH room AS (
-    SELECT pg_advisory_xact_lock(hashtext('headway.queues'))
-), added AS (
+-- Make queue names known, at most $2 in all, under lock_queues. $1 names. Returns the names that are known now.
+WITH added AS (
     INSERT INTO queues (name)
-    SELECT name FROM room, unnest($1::text[]) AS name
+    SELECT name FROM unnest($1::text[]) AS name
     WHERE NOT EXISTS (SELECT FROM queues WHERE queues.name = name.name)
     ORDER BY name
     LIMIT greatest($2 - (SELECT count(*) FROM queues), 0)

@@ -9,7 +9,7 @@ from headway.cli import plugins
 from headway.cli.arguments import target
 from headway.cli.exits import Exit, describe, of_error
 from headway.cli.options import UsageError
-from headway.errors import HeadwayError
+from headway.errors import HeadwayError, InvalidTarget
 
 HELP = "Submit long jobs, watch them live, fetch what they return."
 EPILOGUE = (
@@ -67,6 +67,8 @@ def run(arguments: list[str]) -> int:
     except HeadwayError as error:
         return _say(of_error(error), describe(error, _target(arguments)))
     except UsageError as error:
+        return _say(Exit.USAGE, str(error))
+    except InvalidTarget as error:
         return _say(Exit.USAGE, str(error))
     except KeyboardInterrupt:
         return Exit.INTERRUPTED

@@ -1,6 +1,9 @@
 """`submit`."""
 
 import sys
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from headway import SyncClient
 from headway.cli import documents
@@ -9,13 +12,15 @@ from headway.cli.options import Common, UsageError, duration, json_object, label
 from headway.cli.output import say, write_json
 from headway.jobs import Data, Job, PayloadIn, RetryPolicy
 
+Source = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # `-` is stdin
+
 
 def submit(
     type: str,  # noqa: A002 - the argument's name
     /,
     *,
-    json: str | None = None,
-    data: str | None = None,
+    json: Source = None,
+    data: Source = None,
     content_type: str = "",
     priority: int | None = None,
     queue: str | None = None,

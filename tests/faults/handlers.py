@@ -1,0 +1,109 @@
+"""What the workers of the fault tests run: `headway worker tests.faults.handlers:jobs`.
+
+Every run leaves lines in a journal, a file that outlives its process.
+"""
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from headway_worker import Context, Jobs
+
+jobs = Jobs()
+Payload = dict[str, Any]
+HASTE = timedelta(milliseconds=50)
+LOOK_SECONDS = 0.02
+WAIT_SECONDS_MAX = 120.0
+
+
+@jobs.handler("fault.work", initial_backoff=HASTE, multiplier=1.0)
+async def work(ctx: Context, payload: Payload) -> Payload:
+    """Take so long, or until a file is there; fail so often first."""
+    note(ctx, payload, "begin")
+    await asyncio.sleep(float(payload.get("seconds", 0)))
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while "until" in payload and not there(payload):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(LOOK_SECONDS)
+    if ctx.attempt <= int(payload.get("failures", 0)):
+        raise ConnectionResetError("the other side hung up")
+    note(ctx, payload, "end")
+    return {"attempt": ctx.attempt}
+
+
+@jobs.handler("fault.poison", initial_backoff=HASTE)
+async def poison(ctx: Context, payload: Payload) -> Payload:
+    """Take one's process down, every time, as soon as a file is there.
+
+    `with_worker`: the executor too, from a child process.
+    """
+    note(ctx, payload, "begin")
+    while "until" in payload and not there(payload):  # noqa: ASYNC110 - the event is a file
+        await asyncio.sleep(LOOK_SECONDS)
+    if payload.get("with_worker") and "headway_worker.child" in " ".join(sys.orig_argv):
+        os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+@jobs.handler("fault.block")
+async def block(ctx: Context, payload: Payload) -> Payload:
+    """Block the event loop."""
+    note(ctx, payload, "begin")
+    time.sleep(float(payload["seconds"]))  # noqa: ASYNC251 - the mistake that is tested
+    note(ctx, payload, "end")
+    return {}
+
+
+@jobs.handler("fault.gil")
+async def gil(ctx: Context, payload: Payload) -> Payload:
+    """Hold the interpreter lock in one C call: PyDLL, unlike CDLL, does not let go of it."""
+    note(ctx, payload, "begin")
+    ctypes.PyDLL(None).sleep(int(payload["seconds"]))
+    note(ctx, payload, "end")
+    return {}
+
+
+@jobs.handler("fault.hang", timeout=timedelta(seconds=0.5), max_attempts=2, initial_backoff=HASTE)
+async def hang(ctx: Context, payload: Payload) -> Payload:
+    """Never end, politely."""
+    note(ctx, payload, "begin")
+    await asyncio.Event().wait()
+    return {}
+
+
+@jobs.handler(
+    "fault.hang.stubborn", timeout=timedelta(seconds=0.5), max_attempts=2, initial_backoff=HASTE
+)
+def hang_stubborn(ctx: Context, payload: Payload) -> Payload:
+    """Never end, and ignore everything."""
+    note(ctx, payload, "begin")
+    while True:
+        time.sleep(1)
+
+
+def note(ctx: Context, payload: Payload, what: str) -> None:
+    """Append one line; O_APPEND keeps lines of several processes whole."""
+    if "journal" in payload:
+        line = {
+            "what": what,
+            "job_id": str(ctx.job_id),
+            "attempt": ctx.attempt,
+            "pid": os.getpid(),
+            "child": "headway_worker.child" in " ".join(sys.orig_argv),
+            "time": time.time(),
+        }
+        with Path(payload["journal"]).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def there(payload: Payload) -> bool:
+    """Whether the test lets go."""
+    return Path(payload["until"]).exists()

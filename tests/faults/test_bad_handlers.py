@@ -1,0 +1,137 @@
+"""P7: jobs that kill, block or hold what they run in, alone and beside innocent ones."""
+
+from headway import JobState
+from tests.faults.rig import Rig, until
+
+CRASHES_MAX = 3
+
+
+async def test_a_poison_job_dies_after_its_crash_budget(rig: Rig) -> None:
+    """P7: the run is committed before user code starts, so each death is counted."""
+    await rig.worker()
+    journal = rig.journal()
+    async with rig.client() as client:
+        (job,) = await rig.submit(client, 1, "fault.poison", journal=str(journal))
+        await rig.done()
+        dead = await client.get(job.id)
+        assert dead.state is JobState.DEAD
+        assert dead.error is not None
+        assert dead.error.type == "WorkerLost"
+    assert journal.runs()[job.id] == CRASHES_MAX
+    # The first death took the executor along; after it the job had a child process to kill.
+    assert [line.child for line in journal.lines()] == [False, True, True]
+    assert (await rig.history(job.id)).count("RETRY") == CRASHES_MAX - 1
+    await rig.judge()
+
+
+async def test_a_poison_job_takes_no_innocent_along(rig: Rig) -> None:
+    """P7: a death in company charges nobody; apart from each other, only the guilty dies again."""
+    await rig.worker("--concurrency", "10")
+    journal, fuse, gate = rig.journal(), rig.gate(), rig.gate()
+    async with rig.client() as client:
+        innocent = await rig.submit(client, 9, journal=str(journal), until=str(gate))
+        (guilty,) = await rig.submit(
+            client, 1, "fault.poison", journal=str(journal), until=str(fuse)
+        )
+        await journal.begun(10)
+        fuse.touch()
+        await journal.begun(19)
+        gate.touch()
+        await rig.done()
+        assert (await client.get(guilty.id)).state is JobState.DEAD
+        for job in innocent:
+            done = await client.get(job.id)
+            assert done.state is JobState.COMPLETED
+            assert done.attempt == 1
+            assert "RETRY" not in await rig.history(job.id)
+    # Once in company, uncharged, and then three times alone.
+    assert journal.runs()[guilty.id] == CRASHES_MAX + 1
+    assert max(journal.runs()[job.id] for job in innocent) == 2
+    await rig.judge()
+
+
+async def test_a_poison_job_that_kills_its_whole_worker_takes_no_innocent_along(rig: Rig) -> None:
+    """P7, model trace 9: even from a child process; in the end it runs alone, and is charged."""
+    await rig.worker("--concurrency", "4")
+    journal, fuse, gate = rig.journal(), rig.gate(), rig.gate()
+    async with rig.client() as client:
+        innocent = await rig.submit(client, 2, journal=str(journal), until=str(gate))
+        (guilty,) = await rig.submit(
+            client, 1, "fault.poison", journal=str(journal), until=str(fuse), with_worker=True
+        )
+        await journal.begun(3)
+        fuse.touch()
+        await until(lambda: journal.runs()[guilty.id] >= 2, "it runs in a child")
+        gate.touch()
+        await rig.done(seconds=60)
+        assert (await client.get(guilty.id)).state is JobState.DEAD
+        for job in innocent:
+            assert (await client.get(job.id)).state is JobState.COMPLETED
+            assert "RETRY" not in await rig.history(job.id)
+    await rig.judge()
+
+
+async def test_a_blocked_loop_or_interpreter_is_not_taken_for_death(rig: Rig) -> None:
+    """P2, P4: for longer than the lease (3 s), since the supervisor beats for the executor."""
+    await rig.worker("--processes", "2", "--concurrency", "2")
+    journal = rig.journal()
+    async with rig.client() as client:
+        await rig.submit(client, 1, "fault.block", journal=str(journal), seconds=4)
+        await rig.submit(client, 1, "fault.gil", journal=str(journal), seconds=4)
+        await rig.submit(client, 2, journal=str(journal), seconds=0.2)
+        await rig.done()
+    begun = {line.job_id: line.time for line in journal.lines()}
+    longest = max(line.time - begun[line.job_id] for line in journal.lines("end"))
+    assert longest >= 4
+    assert max(journal.runs().values()) == 1
+    await rig.judge(without_fault=True)
+
+
+async def test_a_loop_blocked_for_good_costs_only_the_blocker(rig: Rig) -> None:
+    """P7: after two leases the executor is ended; the neighbour is interrupted, uncharged."""
+    worker = await rig.worker("--concurrency", "2", HEADWAY_LEASE_SECONDS="2.5")
+    journal, gate = rig.journal(), rig.gate()
+    async with rig.client() as client:
+        (neighbour,) = await rig.submit(client, 1, journal=str(journal), until=str(gate))
+        await journal.begun(1)
+        (blocker,) = await rig.submit(client, 1, "fault.block", journal=str(journal), seconds=9)
+        await journal.begun(3, seconds=30)
+        gate.touch()
+        await rig.done()
+        assert "event loop was blocked" in worker.child.log.read_text()
+        assert (await client.get(neighbour.id)).attempt == 1
+        assert "RETRY" not in await rig.history(neighbour.id)
+        events = await rig.history(blocker.id)
+        assert events == ["SUBMITTED", "STARTED", "RETRY", "STARTED", "COMPLETED"]
+    await rig.judge()
+
+
+async def test_a_hanging_job_ends_at_its_timeout(rig: Rig) -> None:
+    """P7: while the worker is healthy: cancelled if it obeys, its process ended if it does not.
+
+    Each timeout spends an attempt of two, and no neighbour loses one.
+    """
+    worker = await rig.worker("--concurrency", "4")
+    journal, gate = rig.journal(), rig.gate()
+    async with rig.client() as client:
+        (neighbour,) = await rig.submit(client, 1, journal=str(journal), until=str(gate))
+        await journal.begun(1)
+        (polite,) = await rig.submit(client, 1, "fault.hang", journal=str(journal))
+        (stubborn,) = await rig.submit(client, 1, "fault.hang.stubborn", journal=str(journal))
+        for job in (polite, stubborn):
+            await until(
+                lambda job=job: journal.runs()[job.id] == 2,  # type: ignore[misc]
+                "it is tried again",
+            )
+        gate.touch()
+        await rig.done()
+        for job in (polite, stubborn):
+            dead = await client.get(job.id)
+            assert dead.state is JobState.DEAD
+            assert dead.error is not None
+            assert dead.error.type == "Timeout"
+            assert journal.runs()[job.id] == 2
+        assert (await client.get(neighbour.id)).attempt == 1
+        assert "RETRY" not in await rig.history(neighbour.id)
+    assert "went on after it was told to stop" in worker.child.log.read_text()
+    await rig.judge()
