@@ -8,6 +8,7 @@ depends on the versions of grpcio-tools and mypy-protobuf, which requirements.lo
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from importlib.metadata import version
@@ -28,6 +29,9 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     arguments.add_argument("--check", action="store_true", help="only report files that differ")
     check: bool = arguments.parse_args().check
+    # protoc looks for its mypy plug-in on the path; it lies beside the interpreter.
+    beside = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
     with tempfile.TemporaryDirectory() as scratch:
         generated = generate(Path(scratch))
     if generated is None:

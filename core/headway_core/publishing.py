@@ -30,6 +30,10 @@ BATCH_MAX: Final = 64
 WAITING_MAX: Final = 8_192
 """Dispatches that may wait for a lane; more are turned away."""
 PUBLISH_SECONDS_MAX: Final = 5.0
+SILENCE_SECONDS_MAX: Final = 20.0
+"""A broker that confirms nothing for so long, and does not say that an alarm blocks it, is given
+another connection: what it was given may be published twice, once in such a time."""
+SILENCE_LOOK_SECONDS: Final = 1.0
 MISMATCH_SECONDS: Final = 5.0
 """How long a queue with other properties is left alone before it is looked at again."""
 
@@ -137,12 +141,23 @@ class Publisher:
             async with asyncio.TaskGroup() as group:
                 for _ in range(LANES):
                     group.create_task(self._lane(confirming, self._topology))
+                group.create_task(self._watch_silence(connection))
                 raise BrokerUnavailable(f"the channel for publishing closed: {await closed}")
         finally:
             self._flowing.clear()
             self._topology = None
             while self._waiting:
                 self._waiting.popleft().end(Publish.NOT_SENT)
+
+    async def _watch_silence(self, connection: AbstractConnection) -> Never:
+        loop = asyncio.get_running_loop()
+        silent_since = loop.time()
+        while True:
+            await asyncio.sleep(SILENCE_LOOK_SECONDS)
+            if self.ready or not self._in_flight or await _is_blocked(connection):
+                silent_since = loop.time()
+            elif loop.time() - silent_since > SILENCE_SECONDS_MAX:
+                raise BrokerUnavailable(f"no confirm within {SILENCE_SECONDS_MAX:g} s")
 
     async def _lane(self, channel: ConfirmChannel, topology: Topology) -> Never:
         while True:
@@ -248,3 +263,17 @@ class _Mismatch:
     def __init__(self, error: TopologyMismatch, look_again: float) -> None:
         self.error = error
         self.look_again = look_again
+
+
+async def _is_blocked(connection: AbstractConnection) -> bool:
+    """Whether the broker has said that an alarm for memory or disk space blocks this connection."""
+    transport = connection.transport
+    if transport is None:
+        return False
+    try:
+        # aiormq tells no other way: it waits while the connection is blocked.
+        async with asyncio.timeout(0.1):
+            await transport.connection.ready()
+    except TimeoutError:
+        return True
+    return False

@@ -21,7 +21,12 @@ from headway_dev.demo_story import RETRIED, Stage, Told, tell
 from headway_dev.demo_trace import show_trace
 from headway_dev.errors import DevError, ServiceFailed
 from headway_dev.schema import migrate
-from headway_dev.services import Services, private_services
+from headway_dev.services import (
+    AMQP_VARIABLE,
+    DATABASE_VARIABLE,
+    Services,
+    private_services,
+)
 
 DATA_DIRECTORY = Path(".headway") / "demo"
 OUTPUT_VARIABLE = "HEADWAY_EXAMPLES_OUTPUT"
@@ -48,8 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("headway demo: stopped; nothing is left running", file=sys.stderr)
         return TERMINATED if signals.terminated else INTERRUPTED
-    except (DevError, HeadwayError) as error:
+    except (ServiceFailed, HeadwayError) as error:
         print(f"headway demo: {error}\n(whole logs: {as_typed(data)}/*.log)", file=sys.stderr)
+        return 1
+    except DevError as error:
+        print(f"headway demo: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Nobody reads any more (`| head`). Python would complain once more at its exit.
@@ -77,8 +85,8 @@ def _run(data: Path, signals: Signals) -> int:
     _check_inputs()
     began = time.monotonic()
     report = Report(new_console())
-    report.line("Headway: a server and two workers, on a private PostgreSQL and RabbitMQ")
     with private_services(data, start=False) as services:
+        report.line(f"Headway: a server and two workers, on {_whose(services)}")
         try:
             services.erase()  # of a demo that was killed
             shutil.rmtree(data / "traces", ignore_errors=True)
@@ -106,6 +114,11 @@ def _run(data: Path, signals: Signals) -> int:
     seconds = time.monotonic() - began
     report.line(f"All as it should be, in {seconds:.0f} s; all is stopped.", style="bold green")
     return 0
+
+
+def _whose(services: Services) -> str:
+    postgres = "a private PostgreSQL" if services.has_postgres else DATABASE_VARIABLE
+    return f"{postgres} and " + ("a private RabbitMQ" if services.has_rabbitmq else AMQP_VARIABLE)
 
 
 def _play(
@@ -150,6 +163,8 @@ def _start(
         "HEADWAY_LISTEN": target,
         "HEADWAY_METRICS_LISTEN": "",  # three processes cannot share a port
         "HEADWAY_TRACE_DIR": str(data / "traces"),
+        "HEADWAY_TRACES_PER_SECOND": "100",
+        "OTEL_SDK_DISABLED": "false",  # a trace is what is to be shown
         "HEADWAY_DRAIN_SECONDS": str(DRAIN_SECONDS),
         "HEADWAY_EXAMPLES_DATABASE_URL": services.database_url,
         OUTPUT_VARIABLE: str(output),

@@ -21,9 +21,16 @@ WHOLE_ID_COLUMNS = 94
 FILES_SHOWN_MAX = 3
 
 
+class PipedConsole(Console):
+    """A console that lets BrokenPipeError through; rich would end the process in our stead."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704 - rich calls this while it handles the error
+
+
 def new_console() -> Console:
     """The console on stdout: as wide as the terminal, or LOG_COLUMNS in a file."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else LOG_COLUMNS)
+    return PipedConsole(highlight=False, width=None if sys.stdout.isatty() else LOG_COLUMNS)
 
 
 class Report:

@@ -65,7 +65,7 @@ def add_reflection(server: grpc.aio.Server, services: tuple[str, ...]) -> None:
 def bind(server: grpc.aio.Server, address: Address, *, reuse_port: bool) -> Address:
     """Bind an address, port 0 to any free port. Raises AddressRefused."""
     if not reuse_port:
-        _probe(address)
+        probe(address)
     try:
         port = server.add_insecure_port(str(address))
     except RuntimeError as error:
@@ -73,7 +73,7 @@ def bind(server: grpc.aio.Server, address: Address, *, reuse_port: bool) -> Addr
     return Address(address.host, port)
 
 
-def _probe(address: Address) -> None:
+def probe(address: Address) -> None:
     """Bind it for a moment.
 
     gRPC does not say why it cannot, and is content with a part of a name's addresses.

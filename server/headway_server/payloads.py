@@ -4,7 +4,7 @@ A Struct knows only doubles. The walk here gives whole numbers up to 2^53 back a
 what handlers expect, and refuses what JSON cannot say.
 """
 
-from math import isfinite
+from math import copysign, isfinite
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -129,7 +129,8 @@ def _plain(value: "Value", depth: int) -> object:
         case "number_value":
             number = value.number_value
             if number.is_integer() and abs(number) <= WHOLE_NUMBER_MAX:
-                return int(number)
+                # An integer has no -0.
+                return int(number) if number or copysign(1, number) > 0 else number
             if not isfinite(number):
                 raise PayloadRefused("", "must be a finite number")
             return number

@@ -1,6 +1,7 @@
 """Ends the runs of workers that are heard of no more (DESIGN §5.6). Any number of them may run."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from datetime import timedelta
@@ -92,9 +93,9 @@ class Reaper:
 
 
 _LEVELS: Final = {
-    Reason.STARTED: 20,
-    Reason.TICK_FAILED: 20,
-    Reason.TICK_LATE: 30,
-    Reason.CLOCKS_MOVED_APART: 30,
-    Reason.POSTGRES_RESTARTED: 30,
+    Reason.STARTED: logging.INFO,
+    Reason.TICK_FAILED: logging.INFO,
+    Reason.TICK_LATE: logging.WARNING,
+    Reason.CLOCKS_MOVED_APART: logging.WARNING,
+    Reason.POSTGRES_RESTARTED: logging.WARNING,
 }

@@ -1,6 +1,5 @@
 """JobService: each method reads its request, calls the core, and answers."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import accumulate
@@ -29,7 +28,7 @@ from headway.v1 import Job as JobMessage
 from headway_core import dead_letters, jobs, leases
 from headway_core.batching import GroupCommit
 from headway_core.database import Database
-from headway_core.errors import Refused, StoreUnavailable
+from headway_core.errors import Refused
 from headway_core.hints import CancelHint, EventHint, HintPublisher
 from headway_core.job import Job, Submission
 from headway_core.jobs import Submitted
@@ -43,10 +42,10 @@ from headway_server.convert import (
     dead_letter_message,
     job_message,
 )
+from headway_server.in_time import submit_in_time
 from headway_server.listing import fill
 from headway_server.relay import Relay
 from headway_server.rpc import Streaming, Unary, Write
-from headway_server.settings import CALL_DATABASE_TIME_MAX
 from headway_server.watch_hub import WatchHub
 from headway_server.watching import watch
 
@@ -95,12 +94,7 @@ class JobService:
     async def submit_job(self, request: SubmitJobRequest, span: ServerSpan) -> SubmitJobResponse:
         """Store a job in a commit that it shares with others of the same moment."""
         item = validate.submission(request, span.context)
-        try:
-            # A shared commit that hangs makes the next one wait: each caller has its own bound.
-            async with asyncio.timeout(CALL_DATABASE_TIME_MAX.total_seconds()):
-                outcome = await self._submits.submit(item)
-        except TimeoutError as error:
-            raise StoreUnavailable("no commit in time") from error
+        outcome = await submit_in_time(self._submits, item)
         if isinstance(outcome, Refused):
             raise outcome
         span.job(outcome.job.id)

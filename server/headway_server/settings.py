@@ -19,7 +19,7 @@ from headway_core.settings import (
 DATABASE_CONNECTIONS: Final = 8
 """For calls; the work in the background has a few of its own."""
 LONG_READ_CONNECTIONS: Final = 3
-BACKGROUND_CONNECTIONS: Final = 6
+BACKGROUND_CONNECTIONS: Final = 8
 CALL_DATABASE_TIME_MAX: Final = timedelta(seconds=1.8)
 """For one call to Postgres, waiting for a connection included: clients hear within 2 s."""
 LONG_READ_TIME_MAX: Final = timedelta(seconds=8)

@@ -58,7 +58,8 @@ _PREFIX: Final = "ERROR_REASON_"
 
 # A status travels in trailers, of which clients take 8 KiB in all, base64 included.
 VIOLATION_BYTES_MAX: Final = 3000
-MESSAGE_CHARACTERS_MAX: Final = 600
+VIOLATION_FRAME_BYTES: Final = 8
+MESSAGE_BYTES_MAX: Final = 600
 
 DATABASE_RETRY: Final = timedelta(seconds=1)
 DRAINING_RETRY: Final = timedelta(milliseconds=100)
@@ -192,8 +193,8 @@ def _status(
     metadata: Mapping[str, str] | None = None,
     details: Sequence[Message] = (),
 ) -> Status:
-    if len(text) > MESSAGE_CHARACTERS_MAX:
-        text = text[: MESSAGE_CHARACTERS_MAX - 1] + "…"
+    if len(text.encode()) > MESSAGE_BYTES_MAX:
+        text = text.encode()[:MESSAGE_BYTES_MAX].decode(errors="ignore") + "…"
     name = ErrorReason.Name(reason).removeprefix(_PREFIX)
     status = Status(code=code, message=text)
     status.details.add().Pack(ErrorInfo(reason=name, domain=DOMAIN, metadata=metadata))
@@ -204,7 +205,10 @@ def _status(
 
 def _bad_request(violations: Sequence[Violation]) -> BadRequest:
     """All violations, or as many as fit and a last one that says how many more there are."""
-    sizes = accumulate(len(f"{item.field}{item.description}".encode()) for item in violations)
+    sizes = accumulate(
+        len(f"{item.field}{item.description}".encode()) + VIOLATION_FRAME_BYTES
+        for item in violations
+    )
     fitting = sum(1 for size in sizes if size <= VIOLATION_BYTES_MAX)
     shown = [
         BadRequest.FieldViolation(field=item.field, description=item.description)

@@ -5,6 +5,7 @@ one of the two does nothing.
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -23,6 +24,7 @@ from headway_server.streak import Streak
 PERIOD: Final = timedelta(seconds=10)
 JOBS_MAX: Final = 1000
 """Published again in one sweep, of all kinds together."""
+STARVING: Final = "starving"
 QUEUED_LONG: Final = timedelta(seconds=30)
 
 Waiting = tuple[UUID, int]
@@ -71,7 +73,7 @@ class Sweeper:
             starving = await sweeps.redispatch_starving(
                 self._database, waiting_longer_than=self._starvation, limit=room
             )
-            self._send(starving, "starving")
+            self._send(starving, STARVING)
 
     async def _sweep_stranded(self, room: int) -> int:
         """Publish jobs that are due without a row, if the sweep before saw them so as well.
@@ -102,6 +104,8 @@ class Sweeper:
 
     def _send(self, dispatches: Sequence[Dispatch], finding: str) -> int:
         if dispatches:
-            log.warning("jobs_published_again", finding=finding, count=len(dispatches))
+            # Starving is the load's doing; the other findings are something lost.
+            level = logging.INFO if finding == STARVING else logging.WARNING
+            log.log(level, "jobs_published_again", finding=finding, count=len(dispatches))
             self._dispatch(dispatches)
         return len(dispatches)

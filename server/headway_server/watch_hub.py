@@ -22,6 +22,7 @@ from headway_core.events import Event
 from headway_core.hints import EventHint, Hint, ProgressHint
 from headway_core.job import Job, Progress
 from headway_core.states import JobState
+from headway_server.in_time import submit_in_time
 from headway_server.streak import Streak
 
 POLL: Final = timedelta(seconds=1)
@@ -138,7 +139,7 @@ class WatchHub:
 
     async def job(self, job_id: UUID) -> Job:
         """The job as it stands. Streams that begin together share a read. Raises JobNotFound."""
-        job = await self._snapshots.submit(job_id)
+        job = await submit_in_time(self._snapshots, job_id)
         if job is None:
             raise JobNotFound(job_id)
         return job
@@ -150,9 +151,7 @@ class WatchHub:
             if shared and shared[0].sequence == sequence + 1:
                 return shared
             page = await self.read_events(topic, sequence)
-            for event in page:
-                if not topic.shared or event.sequence == topic.shared[-1].sequence + 1:
-                    topic.shared.append(event)
+            self._share(topic, page)
             return page
 
     async def read_events(self, topic: Topic, sequence: int) -> list[Event]:
@@ -162,6 +161,15 @@ class WatchHub:
         if page:
             topic.note_event(page[-1].sequence)
         return page
+
+    def _share(self, topic: Topic, page: Sequence[Event]) -> None:
+        """Keep the newest events, without a gap, if there is somebody to share them with."""
+        if len(topic.watchers) == 1:
+            topic.shared.clear()
+            return
+        for event in page:
+            if not topic.shared or event.sequence == topic.shared[-1].sequence + 1:
+                topic.shared.append(event)
 
     async def _read_jobs(self, job_ids: Sequence[UUID]) -> list[Job | None]:
         found = {job.id: job for job in await jobs.get_many(self._database, list(set(job_ids)))}

@@ -194,7 +194,11 @@ class _Stream:
     def _stand_at(self, job: Job) -> None:
         """The stream's reader now knows the job as of here."""
         self._epoch_read = max(self._epoch_read, job.run_epoch)
-        self._running_epoch = job.run_epoch if job.state is JobState.RUNNING else None
+        running_epoch = job.run_epoch if job.state is JobState.RUNNING else None
+        if running_epoch != self._running_epoch:
+            # The next run may be on a machine whose clock is behind this one's.
+            self._progress_sent = None
+        self._running_epoch = running_epoch
 
     def _is_behind_a_run(self) -> bool:
         """Whether progress of a run is known whose STARTED is not: that event comes first."""

@@ -25,6 +25,13 @@ WANTED = {
     "PYTHONUTF8": "1",
     "PYTHONPYCACHEPREFIX": str(ROOT / ".cache" / "bytecode"),
 }
+# Ctrl-C reaches only who controls the terminal. Not by preexec_fn: gRPC, which runs in this
+# process, does not survive a real fork.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios\n"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -83,14 +90,12 @@ class Terminal:
         """Start the command, with all its streams on the terminal."""
         asyncio.get_running_loop().add_reader(self._master, self._read)
         self._process = await asyncio.create_subprocess_exec(
-            HEADWAY,
-            *arguments,
+            *(sys.executable, "-c", TAKE_TERMINAL, HEADWAY, *arguments),
             stdin=self._slave,
             stdout=self._slave,
             stderr=self._slave,
             env=environment(target),
             start_new_session=True,
-            preexec_fn=_take_terminal,  # Ctrl-C reaches only who controls the terminal
         )
         os.close(self._slave)
 
@@ -139,7 +144,3 @@ class Terminal:
         except OSError:  # the last one who had it open has closed it
             asyncio.get_running_loop().remove_reader(self._master)
         self._grown.set()
-
-
-def _take_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -7,27 +7,21 @@ one does is tested with the real one. Tests drive it from the same event loop.
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc
 import grpc.aio
-from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Struct
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
+from google.rpc.error_details_pb2 import BadRequest
 
 from headway import v1
+from tests.client.refusals import error_info, refuse
+from tests.client.scripted_job import ScriptedJob
 
-DONE = {
-    v1.JobState.JOB_STATE_COMPLETED,
-    v1.JobState.JOB_STATE_DEAD,
-    v1.JobState.JOB_STATE_CANCELLED,
-}
 Context = grpc.aio.ServicerContext
-Pilot = Callable[["ScriptedJob"], "asyncio._CoroutineLike[None]"]
+Pilot = Callable[[ScriptedJob], Coroutine[object, object, None]]
 
 
 @dataclass
@@ -41,71 +35,6 @@ class Fault:
     times: int = 1
     after_commit: bool = False
     """Do the work first, then fail: the answer is lost, not the request."""
-
-
-@dataclass
-class ScriptedJob:
-    """A job whose history the test writes."""
-
-    job: v1.Job
-    events: list[v1.JobEvent] = field(default_factory=list)
-    forgotten: int = 0
-    """Events up to this sequence are gone."""
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    progress_count: int = 0
-
-    async def event(self, kind: str, state: str, message: str = "", **changes: object) -> None:
-        """Write the next event of the history."""
-        job = self.job
-        job.state = v1.JobState.Value(f"JOB_STATE_{state}")
-        job.done = job.state in DONE
-        job.sequence += 1
-        for name, value in changes.items():
-            if isinstance(value, Message):
-                getattr(job, name).CopyFrom(value)
-            else:
-                setattr(job, name, value)
-        entry = v1.JobEvent(
-            sequence=job.sequence,
-            type=v1.JobEventType.Value(f"JOB_EVENT_TYPE_{kind}"),
-            attempt=job.attempt,
-            message=message,
-            job=job,
-        )
-        entry.event_time.GetCurrentTime()
-        entry.job.ClearField("payload")
-        self.events.append(entry)
-        await self._wake()
-
-    async def start(self, attempt: int = 1) -> None:
-        await self.event("STARTED", "RUNNING", attempt=attempt)
-
-    async def advance(self, done: float, total: float, step: str = "", message: str = "") -> None:
-        """Report progress."""
-        self.job.progress.CopyFrom(
-            v1.Progress(fraction=done / total, done=done, total=total, step=step, message=message)
-        )
-        self.job.progress.estimated_remaining.FromSeconds(int(total - done))
-        self.progress_count += 1
-        await self._wake()
-
-    async def retry(self, error: str = "no luck") -> None:
-        failure = v1.JobError(type="ValueError", message=error, retryable=True)
-        await self.event("RETRY_SCHEDULED", "FAILED", error=failure)
-
-    async def complete(self, **result: object) -> None:
-        stored = Struct()
-        stored.update(result)
-        self.job.ClearField("error")
-        await self.event("COMPLETED", "COMPLETED", result=v1.Payload(json=stored))
-
-    async def die(self, error: str = "no luck") -> None:
-        failure = v1.JobError(type="ValueError", message=error, retryable=True)
-        await self.event("DEAD", "DEAD", "attempts are used up", error=failure)
-
-    async def _wake(self) -> None:
-        async with self.changed:
-            self.changed.notify_all()
 
 
 class ScriptedService(v1.JobServiceServicer):
@@ -124,6 +53,8 @@ class ScriptedService(v1.JobServiceServicer):
         self.speaking = asyncio.Event()
         """Cleared: streams say nothing and never end."""
         self.speaking.set()
+        self.bookmarks = False
+        """Idle streams get one every 50 ms."""
         self.hanging: set[str] = set()
         """Methods that never answer."""
         self.early_endings = 0
@@ -300,13 +231,16 @@ class ScriptedService(v1.JobServiceServicer):
             if scripted.progress_count > progress_seen:
                 progress_seen = scripted.progress_count
                 yield v1.WatchJobResponse(sequence=sent, progress=scripted.job.progress)
+            bookmark = False
             async with scripted.changed:
                 if scripted.job.sequence == sent and scripted.progress_count == progress_seen:
                     try:
                         async with asyncio.timeout(0.05):
                             await scripted.changed.wait()
                     except TimeoutError:
-                        continue
+                        bookmark = self.bookmarks
+            if bookmark:
+                yield v1.WatchJobResponse(sequence=sent, bookmark=v1.Bookmark())
 
     async def _submit(self, request: v1.SubmitJobRequest, context: Context) -> v1.SubmitJobResponse:
         if not request.type.replace(".", "").isalnum():
@@ -450,24 +384,3 @@ def paged(items: list[Message], size: int, token: str) -> tuple[list[Message], s
 
 def fingerprint(job: v1.Job) -> str:
     return f"{job.type}/{job.error.type}".lower()
-
-
-def error_info(reason: str, **metadata: str) -> ErrorInfo:
-    return ErrorInfo(reason=reason, domain="headway", metadata=metadata)
-
-
-def retry_info(seconds: int) -> RetryInfo:
-    info = RetryInfo()
-    info.retry_delay.FromSeconds(seconds)
-    return info
-
-
-async def refuse(context: Context, code: grpc.StatusCode, message: str, *details: Message) -> None:
-    """End the call as AIP-193 wants."""
-    status = Status(code=code.value[0], message=message)
-    for detail in details:
-        packed = Any()
-        packed.Pack(detail)
-        status.details.append(packed)
-    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-    await context.abort(code, message)

@@ -8,13 +8,9 @@ import pytest
 
 from headway import v1
 from tests.client.command import environment, finish, run, start
-from tests.client.scripted_server import (
-    Fault,
-    ScriptedJob,
-    ScriptedServer,
-    ScriptedService,
-    error_info,
-)
+from tests.client.refusals import error_info
+from tests.client.scripted_job import ScriptedJob
+from tests.client.scripted_server import Fault, ScriptedServer, ScriptedService
 
 
 async def quick(scripted: ScriptedJob) -> None:
@@ -291,7 +287,7 @@ async def test_watch_goes_on_over_a_restart_and_says_so_once(
     ran = await finish(process)
     assert ran.code == 0
     assert ran.text.count("COMPLETED") == 3
-    assert ran.err.count("connection lost, coming back") == 1
+    assert ran.err.count("no connection, trying again") == 1
 
 
 async def test_nobody_at_the_target_exits_5(server: ScriptedServer) -> None:

@@ -36,6 +36,7 @@ def test_backoff_is_jittered_from_nothing_up() -> None:
 def test_the_servers_advice_is_a_floor() -> None:
     waits = patience(Clock())
     assert waits.delay(Unavailable("busy", timedelta(seconds=7))) == 7.1
+    assert waits.delay(Unavailable("busy", timedelta(hours=7))) == 60.2
 
 
 def test_a_server_that_never_spoke_is_given_up_after_first() -> None:

@@ -1,22 +1,19 @@
-"""`headway demo`: it passes, it says what it did, and however it ends it leaves nothing running."""
+"""`headway demo` and `headway dev`: they work, and however they end they leave nothing running."""
 
 import asyncio
-import os
 import re
-import signal
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from headway_dev.services import AMQP_VARIABLE, DATABASE_VARIABLE
-from tests.end_to_end.stack import ROOT, eventually, headway
+from headway.client import Client
+from tests.end_to_end.foreground import Foreground
+from tests.end_to_end.stack import eventually
 
 DEMO_SECONDS_MAX = 100.0
+START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
-MARK = "HEADWAY_TEST_DEMO"
 TYPES = (
     "report.pdf",
     "image.thumbnails",
@@ -28,86 +25,30 @@ TYPES = (
     "demo.poison",
 )
 
+RunIn = Callable[..., Foreground]
 
-class Demo:
-    """One run of it, in its own directories; its processes are known by a mark they inherit."""
-
-    def __init__(self, directory: Path) -> None:
-        self.output = directory / "output"
-        self.data = directory / "data"
-        self._log = directory / "demo.log"
-        self._mark = uuid.uuid4().hex
-        self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def text(self) -> str:
-        return self._log.read_text() if self._log.exists() else ""
-
-    async def start(self) -> None:
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in {DATABASE_VARIABLE, AMQP_VARIABLE}
-        }
-        environment |= {MARK: self._mark, "HEADWAY_EXAMPLES_OUTPUT": str(self.output)}
-        with self._log.open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(headway(), "demo", "--data", self.data),
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd=ROOT,
-                start_new_session=True,
-            )
-
-    async def ended(self, *, seconds: float) -> int:
-        assert self._process is not None
-        async with asyncio.timeout(seconds):
-            return await self._process.wait()
-
-    def interrupt(self) -> None:
-        """As a terminal does: the whole foreground group is told."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGINT)
-
-    def processes(self) -> list[str]:
-        """Everything that the demo has started and that still runs; services forget the mark, but
-        they name their directory.
-        """
-        found = []
-        for process in psutil.process_iter():
-            try:
-                line = " ".join(process.cmdline())
-                marked = process.environ().get(MARK) == self._mark
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            if marked or str(self.data) in line:
-                found.append(f"{process.pid} {line}")
-        return found
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def new_demo(tmp_path: Path) -> Iterator[Callable[[], Demo]]:
-    """Make demos that can run beside each other; nothing of them may be left at the end."""
-    made: list[Demo] = []
+def command(tmp_path: Path) -> Iterator[RunIn]:
+    """Make commands that can run beside each other; nothing of them may be left at the end."""
+    made: list[Foreground] = []
 
-    def make() -> Demo:
-        directory = tmp_path / str(len(made))
-        directory.mkdir()
-        made.append(Demo(directory))
+    def make(*arguments: str) -> Foreground:
+        made.append(Foreground(*arguments, directory=tmp_path / str(len(made))))
         return made[-1]
 
     yield make
-    assert [line for demo in made for line in demo.processes()] == []
+    assert [line for one in made for line in one.processes()] == []
 
 
 async def test_the_demo_shows_it_all_in_time_and_leaves_nothing_but_its_files(
-    new_demo: Callable[[], Demo],
+    command: RunIn,
 ) -> None:
-    demo = new_demo()
+    demo = command("demo")
     await demo.start()
-    code = await demo.ended(seconds=DEMO_SECONDS_MAX)
-    assert code == 0, demo.text
+    assert await demo.ended(seconds=DEMO_SECONDS_MAX) == 0, demo.text
     for type_ in TYPES:
         row = rf"^[0-9a-f-]{{36}}  {re.escape(type_)} +COMPLETED +\d+ "
         assert re.search(row, demo.text, re.MULTILINE), f"no row of {type_}:\n{demo.text}"
@@ -123,19 +64,35 @@ async def test_the_demo_shows_it_all_in_time_and_leaves_nothing_but_its_files(
     assert (written.count(".pdf"), written.count(".jpg"), written.count(".mp4")) == (1, 48, 1)
 
 
-async def test_ctrl_c_stops_the_demo_with_130_at_any_moment(new_demo: Callable[[], Demo]) -> None:
+async def test_ctrl_c_stops_the_demo_with_130_at_any_moment(command: RunIn) -> None:
     """While services start, and in the middle of jobs; two demos at once, to save time."""
 
-    async def interrupted(demo: Demo, begun: Callable[[], bool]) -> None:
+    async def interrupted(demo: Foreground, begun: Callable[[], bool]) -> None:
         await demo.start()
-        await eventually(begun, what="the demo is far enough", seconds=60)
+        await eventually(begun, what="the demo is far enough", seconds=START_SECONDS_MAX)
         demo.interrupt()
         assert await demo.ended(seconds=STOP_SECONDS_MAX) == 130, demo.text
         assert "nothing is left running" in demo.text
         assert "Traceback" not in demo.text
 
-    starting, live = new_demo(), new_demo()
+    starting, live = command("demo"), command("demo")
     await asyncio.gather(
         interrupted(starting, (starting.data / "rabbitmq.log").exists),
         interrupted(live, lambda: "video.transcode STARTED" in live.text),
     )
+
+
+async def test_dev_runs_jobs_until_ctrl_c_which_it_ends_with_0(command: RunIn) -> None:
+    """One line says `ready` and the addresses."""
+    dev = command("dev", "--listen", "127.0.0.1:0", "--app", "tests.end_to_end.handlers:jobs")
+    await dev.start()
+    (target,) = await eventually(
+        lambda: re.findall(r"^ready grpc=(\S+) ", dev.text, re.MULTILINE),
+        what="it is ready",
+        seconds=START_SECONDS_MAX,
+    )
+    async with Client(target) as client:
+        job = await client.submit("e2e.work", {"echo": "dev"})
+        assert await client.result(job.id, timeout=20) == {"attempt": 1, "echo": "dev"}
+    dev.interrupt()
+    assert await dev.ended(seconds=STOP_SECONDS_MAX) == 0, dev.text

@@ -85,27 +85,38 @@ async def test_an_occupied_port_is_refused_also_when_a_server_of_ours_has_it(sta
             assert address in ran.errors
 
 
-@pytest.mark.parametrize("role", ["server", "worker", "migrate"])
-async def test_a_wrong_database_url_ends_the_command_with_the_reason(
-    stack: Stack, closed_port: int, role: str
-) -> None:
-    """An address where nobody listens, a password that is refused, and what is no address of a
-    PostgreSQL at all.
-    """
+@pytest.fixture
+def wrong_urls(stack: Stack, closed_port: int) -> dict[str, str]:
+    """An address where nobody listens, and a password that is refused; with the words for each."""
     away = f"postgresql://somebody:{SECRET}@{ports.LOOPBACK}:{closed_port}/headway"
-    denied = with_wrong_password(stack.database_url)
-    nonsense = f"mysql://somebody:{SECRET}@{ports.LOOPBACK}/headway"
-    expected = {
+    return {
         away: "does not answer",
-        denied: "password authentication failed",
-        nonsense: "HEADWAY_DATABASE_URL",
+        with_wrong_password(stack.database_url): "password authentication failed",
     }
+
+
+@pytest.mark.parametrize("role", ["server", "migrate"])
+async def test_a_wrong_database_url_ends_the_command_with_the_reason(
+    stack: Stack, wrong_urls: dict[str, str], role: str
+) -> None:
+    nonsense = f"mysql://somebody:{SECRET}@{ports.LOOPBACK}/headway"
+    expected = {**wrong_urls, nonsense: "HEADWAY_DATABASE_URL"}
     endings = await asyncio.gather(
         *(start(stack, role, HEADWAY_DATABASE_URL=url) for url in expected)
     )
     for ran, words in zip(endings, expected.values(), strict=True):
         assert ran.code in {1, 2}
         assert words in ran.errors
+
+
+async def test_a_worker_with_a_wrong_database_url_says_what_it_waits_for(
+    stack: Stack, wrong_urls: dict[str, str]
+) -> None:
+    """Workers may be started before their database is, so it waits; but not in silence."""
+    for url, words in wrong_urls.items():
+        worker = stack.start_worker(HEADWAY_DATABASE_URL=url)
+        await eventually(lambda: words in worker.log.read_text(), what=words)  # noqa: B023 - awaited
+        assert SECRET not in worker.log.read_text()
 
 
 async def test_all_wrong_settings_are_reported_together(stack: Stack) -> None:

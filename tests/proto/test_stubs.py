@@ -14,6 +14,7 @@ from headway.updates import EventType
 
 ROOT = Path(__file__).parents[2]
 GENERATE = ROOT / "proto" / "generate.py"
+IMAGE = Path(__file__).with_name("headway.v1.binpb")
 BUF = Path(sys.executable).parent / "buf"
 
 
@@ -71,3 +72,9 @@ def test_the_package_exports_messages_enums_stub_and_servicer() -> None:
         names = [*described.message_types_by_name, *described.enum_types_by_name]
         assert set(names) <= set(v1.__all__)
     assert {"JobServiceStub", "JobServiceServicer"} <= set(v1.__all__)
+
+
+def test_no_change_breaks_those_who_have_the_contract() -> None:
+    """Against the image of what was published; `buf build proto -o IMAGE` accepts a change."""
+    checked = run(BUF, "breaking", "proto", "--against", IMAGE)
+    assert checked.returncode == 0, checked.stdout + checked.stderr

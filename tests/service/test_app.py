@@ -10,12 +10,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import psutil
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from headway.v1 import JobServiceStub, SubmitJobRequest, WatchJobRequest
 from headway_core.database import Database
 from tests.service.conftest import JOB_TYPE
+from tests.service.eventually import eventually
 
 START = "import sys; from headway_server.app import main; sys.exit(main(sys.argv[1:]))"
 SECONDS = 30
@@ -41,6 +45,9 @@ class Process:
     async def end(self) -> int:
         async with asyncio.timeout(SECONDS):
             return await self._process.wait()
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self._process.pid).children()
 
     async def stdout(self) -> str:
         assert self._process.stdout is not None
@@ -248,3 +255,83 @@ async def test_reflection_is_a_setting(urls: dict[str, str], on: str) -> None:
                 await call.write(by_file)
                 assert (await call.read()).HasField("file_descriptor_response")
             call.cancel()
+
+
+async def test_several_processes_share_one_address(urls: dict[str, str]) -> None:
+    """One ready line, connections spread by the kernel, one drain."""
+    async with started("--processes", "2", **urls) as process:
+        address = await process.ready()
+        for _ in range(8):
+            # A pool of its own gives each channel its own connection.
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(address, options=options) as channel:
+                stub = JobServiceStub(channel)
+                assert (await stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))).created
+        assert len(process.children()) == 2
+        process.send(signal.SIGINT)
+        assert await process.end() == 0
+
+
+async def test_no_child_outlives_a_parent_that_was_killed(urls: dict[str, str]) -> None:
+    """Its input ends, and it goes."""
+    async with started("--processes", "2", **urls) as process:
+        await process.ready()
+        children = process.children()
+        process.send(signal.SIGKILL)
+        await process.end()
+        await eventually(lambda: not any(child.is_running() for child in children), seconds=20)
+
+
+async def test_the_end_of_one_process_is_the_end_of_all(urls: dict[str, str]) -> None:
+    """With its exit code told; a second signal leaves none of them behind."""
+    async with started("--processes", "2", **urls) as process:
+        await process.ready()
+        children = process.children()
+        children[0].kill()
+        assert await process.end() == 1
+        assert "ended with exit code -9" in await process.stderr()
+        await eventually(lambda: not any(child.is_running() for child in children), seconds=20)
+
+
+async def test_metrics_are_served_as_prometheus_text(urls: dict[str, str]) -> None:
+    """Calls by method and code, queues by the database, the loop's lag."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with started(HEADWAY_METRICS_LISTEN=f"127.0.0.1:{port}", **urls) as process:
+        address = await process.ready()
+        async with grpc.aio.insecure_channel(address) as channel:
+            await JobServiceStub(channel).SubmitJob(SubmitJobRequest(type=JOB_TYPE))
+
+        async def text() -> str:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+            found = (await reader.read()).decode()
+            writer.close()
+            return found
+
+        async def complete() -> bool:
+            found = await text()
+            return all(
+                part in found
+                for part in (
+                    'rpc_method="headway.v1.JobService/SubmitJob"',
+                    'headway_queue_waiting{queue="default"}',
+                    "headway_loop_lag",
+                )
+            )
+
+        await eventually(complete, seconds=20)
+
+
+async def test_a_drain_is_told_to_those_who_watch_the_health(urls: dict[str, str]) -> None:
+    """NOT_SERVING first, so that a balancer stops sending."""
+    async with started(**urls) as process:
+        address = await process.ready()
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub: Any = HealthStub(channel)  # type: ignore[arg-type]
+            call = stub.Watch(HealthCheckRequest(service=""))
+            assert (await call.read()).status == HealthCheckResponse.SERVING
+            process.send(signal.SIGTERM)
+            assert (await call.read()).status == HealthCheckResponse.NOT_SERVING
+        assert await process.end() == 0

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headway.v1 import (
@@ -158,6 +158,7 @@ JSON = st.recursive(
 )
 
 
+@example({"minus zero": -0.0})
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON, max_size=4))
 def test_any_json_object_survives_the_way_there_and_back(value: dict[str, Any]) -> None:
     """Through the wire, the store and the wire again, equal as JSON."""

@@ -207,3 +207,14 @@ def count_up(payload: Payload) -> int:
 
 async def count_up_async(payload: Payload) -> int:
     return count_up(payload)
+
+
+@jobs.handler("isolated.forks", isolation="process", max_attempts=1)
+def isolated_forks(ctx: Context, payload: Payload) -> Payload:
+    """Leave a fork behind that holds one's pipe open, and die or end."""
+    if not (child := os.fork()):
+        time.sleep(1_000)
+    mark(payload, str(child))
+    if payload["die"]:
+        os._exit(5)
+    return {}

@@ -227,6 +227,18 @@ async def test_suspects_of_the_second_degree_run_one_after_another(stage: Stage,
             assert (await stage.wait(job_id)).state is JobState.COMPLETED
 
 
+@pytest.mark.parametrize("die", [True, False])
+async def test_forks_that_a_child_leaves_behind_hold_nobody_up(
+    stage: Stage, log: Path, *, die: bool
+) -> None:
+    async with stage.engine(handlers.jobs):
+        job_id = await stage.submit("isolated.forks", {"log": str(log), "die": die})
+        job = await stage.wait(job_id, JobState.COMPLETED, JobState.FAILED, JobState.DEAD)
+        forks = [psutil.Process(int(pid)) for pid in lines(log) if psutil.pid_exists(int(pid))]
+        await eventually(lambda: not any(map(alive, forks)))
+    assert (job.state is JobState.COMPLETED) is not die
+
+
 async def test_a_lost_run_in_a_child_is_killed_at_once(
     stage: Stage, log: Path, tmp_path: Path
 ) -> None:

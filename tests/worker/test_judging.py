@@ -21,7 +21,7 @@ TWO_LEASES = timedelta(seconds=30)
 
 
 def judged(pulse: Pulse | None, last_word: float) -> Verdict | None:
-    return suspicion(pulse, last_word, now=100.0, silence_max=TWO_LEASES)
+    return suspicion(pulse, last_word, now=100.0, silence_max=TWO_LEASES, beating_since=0.0)
 
 
 def test_an_executor_that_speaks_and_turns_and_reaches_postgres_is_left_alone() -> None:
@@ -40,6 +40,13 @@ def test_an_executor_cut_off_from_postgres_is_stopped_at_nobodys_cost() -> None:
     found = judged(Pulse(99.0, 69.0), 99.5)
     assert found is not None
     assert (found.how, found.timed_out) == (LeaseEnd.STOPPED, {})
+
+
+def test_an_outage_of_postgres_is_not_counted_against_an_executor() -> None:
+    """The supervisor's own heartbeats failed, too, until just now."""
+    outage = Pulse(loop_seen=100.0, store_seen=100.0 - 3 * TWO_LEASES.total_seconds())
+    found = suspicion(outage, 100.0, now=100.0, silence_max=TWO_LEASES, beating_since=99.0)
+    assert found is None
 
 
 def test_who_blocks_the_loop_is_charged_and_nobody_else() -> None:

@@ -38,7 +38,7 @@ from headway_worker.conclusion import judge
 from headway_worker.context import Context
 from headway_worker.endings import Ending, Raised, awaited, called
 from headway_worker.loading import NotLoadable, load_jobs
-from headway_worker.parentage import bind_to_parent, end_orphan
+from headway_worker.parentage import bind_to_parent, end_orphan, own_pipe
 from headway_worker.progress import ProgressMeter
 from headway_worker.registry import Handler
 from headway_worker.values import payload_value
@@ -54,7 +54,7 @@ def main() -> int:
     """Run the one job. Whatever becomes of it, the exit code is 0 if it could be told."""
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     bind_to_parent(parent)
-    link = Link(socket.socket(fileno=descriptor))
+    link = Link(own_pipe(descriptor))
     start = link.read()
     if not isinstance(start, Start):
         raise Defect(f"the first message was {type(start).__name__}")

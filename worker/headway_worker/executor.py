@@ -6,7 +6,6 @@ supervisor's pipe instead of signals, and never outlives it.
 
 import asyncio
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from headway_worker.control_link import ControlLink
 from headway_worker.engine import CONNECTIONS_MAX, SERVICE, Engine, Post, registrations
 from headway_worker.executor_options import Options
 from headway_worker.loading import load_jobs
-from headway_worker.parentage import bind_to_parent
+from headway_worker.parentage import bind_to_parent, own_pipe
 from headway_worker.registry import Jobs
 from headway_worker.settings import WorkerSettings
 from headway_worker.watchdog import Watchdog
@@ -49,7 +48,7 @@ def main() -> None:
     """Run until drained, and leave by `os._exit`: threads of user code may never end."""
     options = Options.parse(sys.argv[1:])
     bind_to_parent(options.parent)
-    link = ControlLink(socket.socket(fileno=options.pipe))
+    link = ControlLink(own_pipe(options.pipe))
     try:
         settings = load(WorkerSettings)
         logs.configure(settings, service=SERVICE)

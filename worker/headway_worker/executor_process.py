@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -97,9 +98,9 @@ class ExecutorProcess:
             yield message
 
     def kill(self) -> None:
-        """End it at once."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        """End it at once, and the programs that its handlers have started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     async def wait(self) -> int:
         """Wait for its end. Returns its exit code, negative for a signal."""

@@ -13,9 +13,7 @@ from headway_worker.running import Run
 async def run_on_loop(
     run: Run, function: HandlerFunction, context: Context, payload: object
 ) -> Ending:
-    """Await an `async def` handler. A stop cancels it; one that ignores that is the watchdog's
-    case.
-    """
+    """Await an `async def` handler. A stop cancels it; the watchdog sees to one that goes on."""
     # A task of its own: whatever user code does to its task (cancel, uncancel, a swallowed
     # CancelledError), the task that settles the run is out of its reach.
     async with asyncio.TaskGroup() as group:
@@ -25,10 +23,7 @@ async def run_on_loop(
         run.code_running = True
         if run.stop is not None:
             task.cancel()
-        try:
-            await asyncio.wait([task])
-        finally:
-            run.on_stop = None
+    run.on_stop = None
     run.code_running = False
     return Raised(asyncio.CancelledError()) if task.cancelled() else task.result()
 
@@ -41,9 +36,7 @@ async def run_in_thread(
     *,
     threads: ThreadPoolExecutor,
 ) -> Ending:
-    """Call a `def` handler in a thread. A stop is a flag it may look at; a thread cannot be
-    killed.
-    """
+    """Call a `def` handler in a thread. A stop is a flag to look at: no thread can be killed."""
     inherited = contextvars.copy_context()
     run.code_running = True
     work = asyncio.get_running_loop().run_in_executor(

@@ -46,7 +46,7 @@ from headway_worker.steps import StoredSteps
 NO_CHILD_WAIT: Final = timedelta(seconds=5)
 """How long a job is put off that no process can be started for."""
 EXIT_SECONDS_MAX: Final = 2.0
-"""How long a child may take to end after it told its outcome."""
+"""How long a child may take to end after it told its outcome, or its pipe after the child."""
 
 log = structlog.get_logger(__name__)
 
@@ -66,17 +66,23 @@ async def run_in_child(
         log.warning("child_not_started", reason=str(error))
         return Snoozed(NO_CHILD_WAIT)
     try:
-        async with _stopped_on_request(run, child, grace):
+        async with _stopped_on_request(run, child, grace), asyncio.TaskGroup() as group:
             child.send(start)
-            outcome = await _converse(run, child, steps)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(EXIT_SECONDS_MAX):
-                    await child.process.wait()
+            exit_code = group.create_task(child.process.wait())
+            talk = group.create_task(_converse(run, child, steps))
+            await asyncio.wait([exit_code, talk], return_when=asyncio.FIRST_COMPLETED)
+            # Whichever came first, the other follows soon; but what the child has forked may
+            # hold its pipe open, or its threads may go on.
+            await asyncio.wait([exit_code, talk], timeout=EXIT_SECONDS_MAX)
+            talk.cancel()
+            child.kill()
     finally:
         child.kill()
-        code = await child.process.wait()
+        await child.process.wait()
         child.writer.close()
-    return outcome or WorkerLost(f"its process {how_it_ended(code)} before the handler was done")
+    if child.outcome is not None:
+        return child.outcome
+    return WorkerLost(f"its process {how_it_ended(exit_code.result())} before the handler was done")
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +90,8 @@ class _Child:
     process: asyncio.subprocess.Process
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    outcome: UserOutcome | None = None
+    """What it told of the handler's end."""
 
     def send(self, message: ToChild) -> None:
         # No drain: the most it is sent are a payload and the results of its own steps.
@@ -105,9 +113,11 @@ class _Child:
                 )
             except (asyncio.IncompleteReadError, ConnectionError):
                 return
-            if not isinstance(message, StepAsked | StepDone | Progressed | Ended):
-                raise Defect(f"a child said {type(message).__name__}")
-            yield message
+            except Defect as error:  # user code has got hold of the pipe
+                log.error("child_incomprehensible", reason=str(error))  # noqa: TRY400 - says it all
+                return
+            if isinstance(message, StepAsked | StepDone | Progressed | Ended):
+                yield message
 
 
 async def _spawn() -> _Child:
@@ -151,8 +161,8 @@ async def _stopped_on_request(run: Run, child: _Child, grace: timedelta) -> Asyn
             timer.cancel()
 
 
-async def _converse(run: Run, child: _Child, steps: StoredSteps) -> UserOutcome | None:
-    """Answer the child until it tells its outcome. None: it ended without."""
+async def _converse(run: Run, child: _Child, steps: StoredSteps) -> None:
+    """Answer the child until it tells its outcome, or ends without."""
     asked: list[asyncio.Task[None]] = []
     async with asyncio.TaskGroup() as answers:
         try:
@@ -167,11 +177,11 @@ async def _converse(run: Run, child: _Child, steps: StoredSteps) -> UserOutcome 
                     case Progressed(progress):
                         run.meter.replace(progress)
                     case Ended(outcome):
-                        return outcome
+                        child.outcome = outcome
+                        return
         finally:
             for task in asked:
                 task.cancel()
-    return None
 
 
 async def _answer(child: _Child, number: int, answer: Coroutine[Any, Any, Content | None]) -> None:

@@ -113,11 +113,20 @@ class Keeper:
         """Its lease is gone for good: whatever it still does changes nothing."""
         self._end(Verdict(None, "its lease was ended"))
 
-    def judge(self, silence_max: timedelta) -> None:
-        """End an executor that lives but is of no use any more. Called while heartbeats succeed."""
+    def judge(self, silence_max: timedelta, *, beating_since: float) -> None:
+        """End an executor that lives but is of no use any more.
+
+        Called while heartbeats succeed, as they have done since `beating_since` (monotonic).
+        """
         if self.worker_id is None or self._draining.is_set():
             return
-        verdict = suspicion(self._pulse, self._last_word, now=monotonic(), silence_max=silence_max)
+        verdict = suspicion(
+            self._pulse,
+            self._last_word,
+            now=monotonic(),
+            silence_max=silence_max,
+            beating_since=beating_since,
+        )
         if verdict is not None:
             self._end(verdict)
 
@@ -156,13 +165,14 @@ class Keeper:
         finally:
             registered = self.worker_id is not None
             self.worker_id, self._process = None, None
-            process.kill()  # for when we are torn down ourselves
+            process.kill()  # what its handlers have started, and itself if we are torn down
             await process.wait()
         verdict = self._of_exit(code)
         log.info("executor_gone", worker_id=str(worker_id), reason=verdict.message)
         if registered and verdict.how is not None:
             self._office.end_lease(worker_id, verdict)
-        if not self.is_ready and not self._draining.is_set():
+        by_itself = verdict.how is LeaseEnd.DIED
+        if by_itself and not (self.is_ready or self._draining.is_set()):
             self._office.died_unready(self._traceback or verdict.message)
 
     def _of_exit(self, code: int) -> Verdict:
@@ -201,14 +211,20 @@ class Keeper:
 
 
 def suspicion(
-    pulse: Pulse | None, last_word: float, *, now: float, silence_max: timedelta
+    pulse: Pulse | None,
+    last_word: float,
+    *,
+    now: float,
+    silence_max: timedelta,
+    beating_since: float,
 ) -> Verdict | None:
     """Decide whether an executor that its supervisor can keep a lease for is of no use any more.
 
     One that is silent is held up by a C call that keeps the interpreter lock, by some job: that is
     judged like a death, so that the job in question ends up in a child process, and a job that does
     this every time does not go round for ever. If only its loop is held up, the job may be known.
-    Cut off from Postgres it is nobody's fault.
+    Cut off from Postgres it is nobody's fault; and only what it missed while the supervisor reached
+    Postgres counts, or the first heartbeat after an outage would end every executor there is.
     """
     longest = silence_max.total_seconds()
     if now - last_word > longest:
@@ -221,7 +237,7 @@ def suspicion(
             return Verdict(LeaseEnd.DIED, message)
         job_id, run_epoch = pulse.blocker
         return Verdict(LeaseEnd.STOPPED, message, {job_id: run_epoch})
-    if now - pulse.store_seen > longest:
+    if now - max(pulse.store_seen, beating_since) > longest:
         return Verdict(
             LeaseEnd.STOPPED, f"its worker process was cut off from Postgres for {longest:g} s"
         )

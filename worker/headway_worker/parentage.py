@@ -6,6 +6,7 @@ For processes that are obeyed through a pipe: executors and their children.
 import ctypes
 import os
 import signal
+import socket
 import sys
 from types import FrameType
 from typing import Final
@@ -32,6 +33,15 @@ def bind_to_parent(parent_pid: int) -> None:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:
         os._exit(ORPHANED)  # it died before we asked
+
+
+def own_pipe(descriptor: int) -> socket.socket:
+    """Take over the pipe that the parent passed, and keep it from programs that user code starts:
+    they would hold it open when we are gone.
+    """
+    pipe = socket.socket(fileno=descriptor)
+    pipe.set_inheritable(False)
+    return pipe
 
 
 def end_orphan() -> None:

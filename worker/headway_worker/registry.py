@@ -34,6 +34,8 @@ class Handler:
     type: str
     queue: str
     function: HandlerFunction
+    is_async: bool
+    """Whether it is to be awaited."""
     policy: RetryPolicy
     timeout: timedelta | None
     isolated: bool
@@ -41,19 +43,16 @@ class Handler:
     memory_bytes_max: int | None
     """Address space of such a child."""
 
-    @property
-    def is_async(self) -> bool:
-        """Whether it is to be awaited."""
-        return is_async(self.function)
-
 
 class Jobs:
-    """A set of handlers.
+    """A set of handlers, which a worker is pointed to as MODULE:JOBS.
 
-    jobs = Jobs()
+    For example:
 
-    @jobs.handler("report.pdf", timeout=timedelta(minutes=10))
-    async def report(ctx: Context, payload: dict) -> dict: ...
+        jobs = Jobs()
+
+        @jobs.handler("report.pdf", timeout=timedelta(minutes=10))
+        async def report(ctx: Context, payload: dict) -> dict: ...
     """
 
     def __init__(self) -> None:
@@ -115,6 +114,7 @@ class Jobs:
                     type=type,
                     queue=queue,
                     function=function,
+                    is_async=is_async(function),
                     policy=RetryPolicy(max_attempts, initial_backoff, max_backoff, multiplier),
                     timeout=timeout,
                     isolated=isolation == "process",

@@ -22,6 +22,7 @@ from headway_core.hints import CancelHint, EventHint, Hint, HintListener, HintPu
 from headway_core.leases import HandlerType
 from headway_core.metrics import Metrics
 from headway_core.migrate import check_schema
+from headway_core.redaction import redact
 from headway_worker.executor_process import ExecutorProcess
 from headway_worker.keeper import Keeper, Verdict
 from headway_worker.patience import until_answered
@@ -33,6 +34,8 @@ RELEASE_SECONDS_MAX: Final = 3.0
 """The end of the drain's time that is kept for letting go of what is not finished."""
 KILL_SECONDS: Final = 1.0
 """An executor that is late in its drain by this is killed."""
+WAITING_SAID_SECONDS: Final = 10.0
+"""A worker that waits for Postgres at its start says so this often."""
 LAST_LEASES_SECONDS_MAX: Final = 3.0
 """How long the ends of leases are tried when the worker leaves; then the reaper sees to them."""
 
@@ -172,9 +175,22 @@ class Supervisor:
             raise WorkerBroken(traceback)
 
     async def _schema_is_there(self) -> bool:
-        """Wait for Postgres. False: told to leave before it answered."""
+        """Wait for Postgres, and say what for. False: told to leave before it answered."""
+        silent_until = monotonic()
+
+        async def check() -> None:
+            nonlocal silent_until
+            try:
+                await check_schema(self._database)
+            except StoreUnavailable as error:
+                if monotonic() >= silent_until:
+                    silent_until = monotonic() + WAITING_SAID_SECONDS
+                    place = redact(self._settings.database_url.get_secret_value())
+                    log.warning("waiting_for_the_database", at=place, reason=str(error))
+                raise
+
         async with asyncio.TaskGroup() as group:
-            checking = group.create_task(until_answered(lambda: check_schema(self._database)))
+            checking = group.create_task(until_answered(check))
             leaving = group.create_task(self._drain_wanted.wait())
             await asyncio.wait([checking, leaving], return_when=asyncio.FIRST_COMPLETED)
             checked = checking.done()
@@ -233,14 +249,18 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         period = self._settings.heartbeat.total_seconds()
         due = loop.time() + period
+        beating_since: float | None = None
         while True:
             await asyncio.sleep(due - loop.time())
             late = loop.time() - due > period
             due = max(due + period, loop.time())
             beaten = await self._beat_once()
-            if beaten and not late:  # we were asleep: what they said is still unread
-                for keeper in self._keepers:
-                    keeper.judge(self._settings.silence_max)
+            if not beaten or late:  # late: we were asleep, and what they said is still unread
+                beating_since = None
+                continue
+            beating_since = beating_since or monotonic()
+            for keeper in self._keepers:
+                keeper.judge(self._settings.silence_max, beating_since=beating_since)
 
     async def _beat_once(self) -> bool:
         lease = self._settings.lease

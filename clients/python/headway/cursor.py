@@ -25,6 +25,8 @@ STREAM_SECONDS = 600.0
 """A blocking stream is renewed after this long; it cannot watch the clock while it reads."""
 BACKOFF_FIRST_SECONDS = 0.1
 BACKOFF_MAX_SECONDS = 5.0
+ADVICE_MAX_SECONDS = 60.0
+"""The longest wait that a server can ask for."""
 
 
 class Cursor:
@@ -92,8 +94,8 @@ class Patience:
     """How long to wait before the next try, and when to give up.
 
     Full jitter, doubling from BACKOFF_FIRST_SECONDS to BACKOFF_MAX_SECONDS, never less than the
-    server asks for. It gives up `first` seconds after its making if no message has ever come, and
-    `later` seconds after the first failure that follows the last message.
+    server asks for, within reason. It gives up `first` seconds after its making if no message has
+    ever come, and `later` seconds after the first failure that follows the last message.
     """
 
     def __init__(
@@ -136,4 +138,4 @@ class Patience:
         ceiling = min(BACKOFF_FIRST_SECONDS * 2.0**self._failures, BACKOFF_MAX_SECONDS)
         self._failures = min(self._failures + 1, 16)
         asked = failure.retry_after.total_seconds() if failure.retry_after else 0.0
-        return asked + ceiling * self._jitter()
+        return min(asked, ADVICE_MAX_SECONDS) + ceiling * self._jitter()

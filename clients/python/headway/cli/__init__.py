@@ -17,8 +17,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments as they are; they need neither cyclopts nor rich.
     """
     leading, rest = split(sys.argv[1:] if arguments is None else arguments)
-    # gRPC's own log lines would end up between the messages for people.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if rest == ["--version"]:
         from headway import __version__
 
@@ -32,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError:
         print(MISSING, file=sys.stderr)
         return 2
+    # gRPC's own log lines would end up between the messages for people.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from headway.cli.app import run
 
     # Global options may stand in front of the command; the commands themselves take them.

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import TextIOWrapper
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
@@ -46,18 +47,23 @@ def build() -> App:
         suppress_keyboard_interrupt=False,
         result_action="return_value",
     )
-    for name, path, group, words in _COMMANDS:
-        app.command(path, name=name, group=group, help=words)
+    for order, (name, path, group, words) in enumerate(_COMMANDS):
+        app.command(path, name=name, group=group, help=words, sort_key=order)
     dead = App(name="dead", group=DEAD, help="Look at dead letters.", version_flags=[])
     dead.command("headway.cli.read:dead_list", name="list", help="List dead letters, or groups.")
     app.command(dead)
     for name, words in plugins.COMMANDS.items():
         app.command("headway.cli.plugins:run", name=name, group=SERVICE, help=words)
+    for flag in app.help_flags:
+        app[flag].show = False  # a panel of its own for what every command has
     return app
 
 
 def run(arguments: list[str]) -> int:
     """Run a command; what it raises becomes a line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # rather that than no word at all
     app = build()
     try:
         code = app(arguments, exit_on_error=False, print_error=False)

@@ -181,7 +181,7 @@ class LiveBars(View):
         parts.append(span(timedelta(seconds=self._clock() - self._begun)))
         total = Text("  " + " · ".join(parts), "dim", no_wrap=True)
         if self.board.lost:
-            total.append("  connection lost, coming back", "yellow")
+            total.append("  no connection, trying again", "yellow")
         return total
 
 

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from headway import SyncClient
 from headway.cli import documents
 from headway.cli.exits import Exit, describe, of_error, worst
-from headway.cli.options import Common, UsageError
+from headway.cli.options import DEFAULTS, Common, UsageError
 from headway.cli.output import say, write_all, write_json, write_table
 from headway.errors import HeadwayError
 from headway.jobs import DeadLetterFilter, Job
@@ -18,7 +18,7 @@ def cancel(
     /,
     *,
     reason: str = "",
-    common: Common = Common(),  # noqa: B008 - frozen
+    common: Common = DEFAULTS,
 ) -> int:
     """Cancel jobs: a waiting one now, a running one is asked to stop and may still complete.
 
@@ -52,7 +52,7 @@ def replay(
     all: bool = False,  # noqa: A002 - the option's name
     dry_run: bool = False,
     max: int | None = None,  # noqa: A002 - the option's name
-    common: Common = Common(),  # noqa: B008 - frozen
+    common: Common = DEFAULTS,
 ) -> None:
     """Bring dead jobs back under their own IDs, with fresh attempts; finished steps are skipped.
 

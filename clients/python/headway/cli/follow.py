@@ -12,8 +12,8 @@ from headway import Client, SyncClient
 from headway.cli import documents
 from headway.cli.exits import Exit, describe, worst
 from headway.cli.following import Ending, follow
-from headway.cli.options import Common, duration
-from headway.cli.output import say, span, write_all, write_result, write_table
+from headway.cli.options import DEFAULTS, Common, duration
+from headway.cli.output import say, took, write_all, write_result, write_table
 from headway.cli.views import JsonLines, View
 from headway.errors import HeadwayError
 from headway.jobs import Job
@@ -21,7 +21,7 @@ from headway.jobs import Job
 Ids = Annotated[tuple[str, ...], Parameter(name="ID")]
 
 
-def watch(job_ids: Ids, /, *, common: Common = Common()) -> int:  # noqa: B008 - frozen
+def watch(job_ids: Ids, /, *, common: Common = DEFAULTS) -> int:
     """Watch jobs live until all are done: bars on a terminal, else one line for each change.
 
     With -o jsonl one object for each event, with -o json the jobs as they ended.
@@ -42,6 +42,9 @@ def follow_jobs(job_ids: Sequence[str], common: Common) -> int:
         return _detached("watch", job_ids, common)
     if common.output == "json":
         write_all((documents.job(item.job) for item in endings if item.job), common.output)
+    dead = [item.job_id for item in endings if item.code is Exit.DIED]
+    if len(dead) == 1 and sys.stderr.isatty():
+        say(f"headway: bring it back with: {command('replay', dead, common)}")
     return worst(item.code for item in endings)
 
 
@@ -50,7 +53,7 @@ def wait(
     /,
     *,
     timeout: str | None = None,
-    common: Common = Common(),  # noqa: B008 - frozen
+    common: Common = DEFAULTS,
 ) -> int:
     """Wait quietly until jobs are done, then show them.
 
@@ -79,7 +82,7 @@ def result(
     /,
     *,
     timeout: str | None = None,
-    common: Common = Common(),  # noqa: B008 - frozen
+    common: Common = DEFAULTS,
 ) -> int:
     """Wait for a job and print what it returned: JSON as JSON, bytes as they are.
 
@@ -145,5 +148,5 @@ def _detached(verb: str, job_ids: Sequence[str], common: Common) -> int:
 
 
 def _row(job: Job) -> tuple[str, ...]:
-    took = job.end_time - job.start_time if job.start_time and job.end_time else None
-    return (job.id, job.type, job.state, "" if took is None else span(took), str(job.error or ""))
+    run = took(job.end_time - job.start_time) if job.start_time and job.end_time else ""
+    return (job.id, job.type, job.state, run, str(job.error or ""))

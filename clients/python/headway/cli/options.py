@@ -32,6 +32,9 @@ class Common:
     """table for people (the default), json for one document, jsonl for one object a line."""
 
 
+DEFAULTS = Common()
+
+
 def duration(text: str) -> timedelta:
     """`90`, `1.5` (seconds), `10s`, `5m`, `1h30m`, `2d`. Raises UsageError."""
     matched = re.fullmatch(

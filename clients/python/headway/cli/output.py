@@ -79,6 +79,12 @@ def ago(value: datetime | None, now: datetime) -> str:
     return "" if value is None else span(now - value)
 
 
+def took(value: timedelta) -> str:
+    """How long a run took, to a tenth of a second if it was short."""
+    seconds = value.total_seconds()
+    return f"{max(0.0, seconds):.1f}s" if seconds < 60 else span(value)
+
+
 def span(value: timedelta) -> str:
     """The largest fitting unit: `0s`, `59s`, `5m`, `47h`, `3d`."""
     seconds = max(0, int(value.total_seconds()))

@@ -11,6 +11,7 @@ from rich.text import Text
 UP = "\x1b[{}A"
 ERASE_LINE_END = "\x1b[K"
 ERASE_BELOW = "\x1b[J"
+PLAIN = str.maketrans({"·": "|", "…": "~"})
 
 
 class Screen:
@@ -60,8 +61,15 @@ class Screen:
                 frame += [drawn, ERASE_LINE_END]
             frame.append("\n")
         frame.append(ERASE_BELOW)
-        self.console.file.write("".join(frame))
+        self.console.file.write(self._encodable("".join(frame)))
         self.console.file.flush()
+
+    def _encodable(self, frame: str) -> str:
+        """What the terminal's encoding has: bars must not end with a UnicodeEncodeError."""
+        encoding = self.console.encoding
+        if encoding.lower().startswith("utf"):
+            return frame
+        return frame.translate(PLAIN).encode(encoding, "replace").decode(encoding)
 
     def _ansi(self, line: Text) -> str:
         with self.console.capture() as captured:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from headway import SyncClient
 from headway.cli import documents
 from headway.cli.follow import command, follow_jobs
-from headway.cli.options import Common, UsageError, duration, json_object, labels, read
+from headway.cli.options import DEFAULTS, Common, UsageError, duration, json_object, labels, read
 from headway.cli.output import say, write_json
 from headway.jobs import Data, Job, PayloadIn, RetryPolicy
 
@@ -30,7 +30,7 @@ def submit(
     max_attempts: int | None = None,
     timeout: str | None = None,
     watch: bool = False,
-    common: Common = Common(),  # noqa: B008 - frozen
+    common: Common = DEFAULTS,
 ) -> int:
     """Submit a job and print its ID, so that ID=$(headway submit …) works.
 

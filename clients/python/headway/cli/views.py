@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from headway.cli import documents
-from headway.cli.output import clean, say, span, write_json
+from headway.cli.output import clean, say, span, took, write_json
 from headway.errors import HeadwayError, Unavailable
 from headway.jobs import Job, Progress
 from headway.updates import Event, EventType, Snapshot, Update
@@ -31,7 +31,7 @@ class View:
         """A stream broke and will be resumed; of many that break together the first is told."""
         if not self._away:
             self._away = True
-            say(f"headway: connection lost, coming back ({short(error)})")
+            say(f"headway: no connection, trying again ({short(error)})")
 
     def fail(self, job_id: str, error: HeadwayError) -> None:
         """A job cannot be watched any more."""
@@ -107,7 +107,7 @@ def outcome(job: Job) -> str:
     if job.error is not None:
         return str(job.error)
     if job.done and job.start_time and job.end_time:
-        return f"took {span(job.end_time - job.start_time)}"
+        return f"took {took(job.end_time - job.start_time)}"
     return progress_words(job.progress) if job.progress and not job.done else ""
 
 
