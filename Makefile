@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test bench lint format proto lock clean
+.PHONY: help setup demo dev test faults bench lint format proto lock clean
 
 PYTHON ?=
 export PYTHON
@@ -24,6 +24,11 @@ dev: setup ## run it here: private PostgreSQL and RabbitMQ, server, worker
 
 test: setup ## run all tests against private services
 	@$(BIN)/python -m pytest $(ARGS)
+
+# Half an hour: default times, ten thousand rounds of every race, jobs of four minutes.
+faults: setup ## run the fault matrix at full length, and print recovery times
+	@HEADWAY_TEST_RACE_ROUNDS=10000 HEADWAY_TEST_RACE_SECONDS=60 \
+	  $(BIN)/python -m pytest -m "" -s --timeout 900 tests/faults tests/store/test_races.py $(ARGS)
 
 bench: setup ## measure: floors, Headway, peers
 	@$(BIN)/python bench/run.py $(ARGS)

@@ -50,7 +50,10 @@ async def redispatch_queued(
 async def redispatch_starving(
     database: Database, *, waiting_longer_than: timedelta, limit: int
 ) -> list[Dispatch]:
-    """Publish jobs that have been QUEUED for so long again at priority 9, each once a period."""
+    """Publish jobs that have been QUEUED for so long again at priority 9, each once.
+
+    And once more if `redispatch` had to replace a message that the broker lost.
+    """
     records = await database.fetch(SQL.redispatch_starving, waiting_longer_than, limit, FAST_PATH)
     return [rows.dispatch(record) for record in records]
 

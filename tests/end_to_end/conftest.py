@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from headway_dev.services import AMQP_VARIABLE, Services
-from tests.end_to_end.stack import Stack, query
+from tests.end_to_end.stack import Gate, Stack, query
 
 MakeStack = Callable[..., Stack]
 
@@ -68,6 +68,14 @@ def one_slot_stack(new_stack: MakeStack) -> Stack:
     stack = new_stack()
     stack.start(options=("--concurrency", "1", "--processes", "1"))
     return stack
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """What jobs of the test wait for; opened at its end, so that none waits on for others."""
+    made = Gate(tmp_path / "gate")
+    yield made
+    made.open()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from headway import Event, Job, JobState, Progress, Snapshot, Update
+from headway import Event, Job, JobState
 from headway.client import Client
 from headway_dev import ports
 from headway_dev.children import Child, headway_script, stop_all
@@ -101,10 +101,6 @@ class Stack:
         """A new path for a journal or a signal."""
         return self.directory / f"{next(self.numbers)}-{name}"
 
-    def logs(self) -> str:
-        """All that the processes have written, for a test that asks for a word in it."""
-        return "\n".join(path.read_text() for path in sorted(self.directory.glob("*.log")))
-
     def _start(self, role: str, arguments: list[str], settings: Mapping[str, str]) -> Child:
         child = Child(
             f"{self._name}-{role}-{next(self.numbers)}",
@@ -116,6 +112,20 @@ class Stack:
         )
         self._children.append(child)
         return child
+
+
+class Gate:
+    """What jobs wait for: a file, since that is seen in every process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def open(self) -> None:
+        """Let them go on."""
+        self._path.touch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,18 +214,6 @@ async def history(client: Client, job_id: str) -> list[Event]:
 def kinds(events: list[Event]) -> list[str]:
     """The types of events, for comparing."""
     return [str(event.type) for event in events]
-
-
-def shown(update: Update) -> str:
-    """An update as one word, for messages of failing tests."""
-    match update:
-        case Event():
-            return f"{update.sequence} {update.type}"
-        case Snapshot():
-            return f"{update.sequence} snapshot {update.job.state}"
-        case Progress():
-            return f"progress {update.done:g}"
-    return "bookmark"
 
 
 def query(url: str, statement: str, *arguments: object) -> list[asyncpg.Record]:

@@ -9,7 +9,7 @@ import pytest
 
 from headway import JobState
 from headway_dev import ports
-from tests.end_to_end.stack import ROOT, Ran, Stack, headway, reaches, run
+from tests.end_to_end.stack import ROOT, Gate, Ran, Stack, headway, reaches, run
 
 
 @pytest.fixture
@@ -61,8 +61,9 @@ async def test_submit_watch_ends_with_1_when_the_job_died(stack: Stack) -> None:
     assert (replayed.code, json.loads(replayed.output)["replayed_count"]) == (0, 1)
 
 
-async def test_submit_watch_ends_with_3_when_the_job_was_cancelled(stack: Stack) -> None:
-    gate = stack.path("gate")
+async def test_submit_watch_ends_with_3_when_the_job_was_cancelled(
+    stack: Stack, gate: Gate
+) -> None:
     watching = asyncio.create_task(
         command(
             stack,
@@ -98,9 +99,10 @@ async def test_what_is_not_there_is_4_and_who_is_not_there_is_5(stack: Stack) ->
     assert misspelt.code == 2
 
 
-async def test_a_wait_ends_with_124_and_ctrl_c_with_130_and_the_job_goes_on(stack: Stack) -> None:
+async def test_a_wait_ends_with_124_and_ctrl_c_with_130_and_the_job_goes_on(
+    stack: Stack, gate: Gate
+) -> None:
     """Ctrl-C detaches: it says how to come back, and nobody cancels anything."""
-    gate = stack.path("gate")
     async with stack.client() as client:
         job = await client.submit("e2e.work", {"until": str(gate)})
         await reaches(client, job.id, JobState.RUNNING)
@@ -122,6 +124,6 @@ async def test_a_wait_ends_with_124_and_ctrl_c_with_130_and_the_job_goes_on(stac
         assert f"headway watch {job.id}" in errors.decode()
 
         assert (await client.get(job.id)).state is JobState.RUNNING
-        gate.touch()
+        gate.open()
         again = await command(stack, "wait", job.id, "-o", "jsonl")
         assert (again.code, again.lines[0]["state"]) == (0, "COMPLETED")

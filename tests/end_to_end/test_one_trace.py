@@ -7,7 +7,7 @@ import pytest
 from headway import JobState
 from tests.end_to_end.conftest import MakeStack
 from tests.end_to_end.otlp import Collector, collecting
-from tests.end_to_end.stack import Stack, eventually, journal, reaches
+from tests.end_to_end.stack import Gate, Stack, eventually, journal, reaches
 
 CONSUMER = 5
 
@@ -26,13 +26,12 @@ def stack(new_stack: MakeStack, collector: Collector) -> Stack:
 
 
 async def test_a_collector_receives_one_complete_trace_over_a_retry_on_another_worker(
-    stack: Stack, collector: Collector
+    stack: Stack, collector: Collector, gate: Gate
 ) -> None:
     """The first attempt fails on one worker, the second ends on another: SubmitJob, two publishes,
     two process spans and their settles, one root, no parent unknown.
     """
     path = stack.path("journal")
-    gate = stack.path("gate")
     children = stack.start()
     async with stack.client() as client:
         job = await client.submit(
@@ -45,7 +44,7 @@ async def test_a_collector_receives_one_complete_trace_over_a_retry_on_another_w
         stop = children[1].record.find()
         assert stop is not None
         stop.terminate()
-        gate.touch()
+        gate.open()
         done = await reaches(client, job.id, JobState.COMPLETED)
         assert done.attempt == 2
     stack.stop()  # so that all has been exported

@@ -9,7 +9,7 @@ import pytest
 from headway import Event, EventType, Unavailable
 from headway_dev.children import Child
 from tests.end_to_end.conftest import MakeStack
-from tests.end_to_end.stack import Stack, eventually, history
+from tests.end_to_end.stack import Gate, Stack, eventually, history
 
 EVENTS_BETWEEN = 5
 
@@ -20,11 +20,10 @@ def stack(new_stack: MakeStack) -> Stack:
 
 
 async def test_a_watch_resumes_over_restarts_of_the_server_without_gap_or_duplicate(
-    stack: Stack,
+    stack: Stack, gate: Gate
 ) -> None:
     """One restart in good order and one by SIGKILL, while the job goes on."""
     server, _ = stack.start()
-    gate = stack.path("gate")
     losses: list[Unavailable] = []
     seen: list[int] = []
 
@@ -55,7 +54,7 @@ async def test_a_watch_resumes_over_restarts_of_the_server_without_gap_or_duplic
             group.create_task(watch())
             server = await restart(server, lambda child: asyncio.to_thread(child.stop))
             await restart(server, lambda child: asyncio.to_thread(child.kill))
-            gate.touch()
+            gate.open()
 
         assert len(losses) >= 2
         events = await history(client, job.id)

@@ -12,6 +12,7 @@ from headway_dev.children import Child
 from tests.end_to_end.conftest import MakeStack
 from tests.end_to_end.stack import (
     SHORT_LEASES,
+    Gate,
     Stack,
     eventually,
     history,
@@ -43,9 +44,9 @@ def family(child: Child) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-async def test_the_job_of_a_killed_worker_finishes_on_another(stack: Stack) -> None:
+async def test_the_job_of_a_killed_worker_finishes_on_another(stack: Stack, gate: Gate) -> None:
     """SIGKILL to the supervisor and all below it, as a machine that is switched off."""
-    gate, path = stack.path("gate"), stack.path("journal")
+    path = stack.path("journal")
     first = stack.start_worker()
     first.await_ready()
     async with stack.client() as client:
@@ -58,7 +59,7 @@ async def test_the_job_of_a_killed_worker_finishes_on_another(stack: Stack) -> N
 
         await eventually(lambda: journal(path)[1:], what="it runs again", seconds=LAPSE_SECONDS_MAX)
         second_pids = {process.pid for process in family(second)}
-        gate.touch()
+        gate.open()
         await reaches(client, job.id, JobState.COMPLETED)
         events = await history(client, job.id)
         lost = next(event for event in events if event.type == "RETRY_SCHEDULED")
@@ -73,10 +74,10 @@ async def test_the_job_of_a_killed_worker_finishes_on_another(stack: Stack) -> N
 
 
 async def test_sigterm_interrupts_a_job_which_finishes_elsewhere_at_no_attempt(
-    stack: Stack,
+    stack: Stack, gate: Gate
 ) -> None:
     """A deployment: the worker ends with 0 and leaves no process, the job keeps its budget."""
-    gate, path = stack.path("gate"), stack.path("journal")
+    path = stack.path("journal")
     first = stack.start_worker(HEADWAY_DRAIN_SECONDS="0.5")
     first.await_ready()
     async with stack.client() as client:
@@ -93,7 +94,7 @@ async def test_sigterm_interrupts_a_job_which_finishes_elsewhere_at_no_attempt(
         assert alive == []
 
         await eventually(lambda: journal(path)[1:], what="it runs again")
-        gate.touch()
+        gate.open()
         done = await reaches(client, job.id, JobState.COMPLETED)
         events = await history(client, job.id)
         assert kinds(events).count("INTERRUPTED") == 1

@@ -1,5 +1,7 @@
 """P7: jobs that kill, block or hold what they run in, alone and beside innocent ones."""
 
+import pytest
+
 from headway import JobState
 from tests.faults.rig import Rig, until
 
@@ -87,6 +89,7 @@ async def test_a_blocked_loop_or_interpreter_is_not_taken_for_death(rig: Rig) ->
     await rig.judge(without_fault=True)
 
 
+@pytest.mark.slow_faults
 async def test_a_loop_blocked_for_good_costs_only_the_blocker(rig: Rig) -> None:
     """P7: after two leases the executor is ended; the neighbour is interrupted, uncharged."""
     worker = await rig.worker("--concurrency", "2", HEADWAY_LEASE_SECONDS="2.5")

@@ -98,7 +98,14 @@ async def test_a_delivery_that_never_arrives_comes_again(rig: Rig, deed: Deed) -
         await rig.judge(without_fault=True)
 
 
-@pytest.mark.parametrize("robbery", ["purged", "deleted", "unbound"])
+@pytest.mark.parametrize(
+    "robbery",
+    [
+        "deleted",
+        pytest.param("purged", marks=pytest.mark.slow_faults),
+        pytest.param("unbound", marks=pytest.mark.slow_faults),
+    ],
+)
 async def test_a_queue_that_is_robbed_fills_again(rig: Rig, robbery: str) -> None:
     """P1, P2: what waited in it is swept after 30 s of being QUEUED (aged here); a message that no
     queue takes comes back as unroutable, the queue is bound again, and it is published once more.
@@ -165,19 +172,19 @@ TIMEOUT = (
 
 @pytest.mark.faults
 async def test_jobs_longer_than_the_consumer_timeout_run_once(service_rig: Rig) -> None:
-    """P3: scaled: a timeout of 3 s, jobs of 7 s, handed off after 1.5 s; no channel is closed.
+    """P3: scaled: a timeout of 2 s, jobs of 4 s, handed off after 0.7 s; no channel is closed.
 
     That the timeout is real is shown by a worker that would hand off later: its channel is closed,
     and even then the jobs run once, on their leases.
     """
     rig = service_rig
-    await asyncio.to_thread(rig.services.rabbitmqctl, "eval", TIMEOUT.format(timeout=3000))
+    await asyncio.to_thread(rig.services.rabbitmqctl, "eval", TIMEOUT.format(timeout=2000))
     try:
         journal = rig.journal()
         async with rig.client() as client:
-            for handoff, closures in (("1.5", False), ("60", True)):
+            for handoff, closures in (("0.7", False), ("60", True)):
                 worker = await rig.worker("--concurrency", "3", HEADWAY_HANDOFF_SECONDS=handoff)
-                await rig.submit(client, 3, journal=str(journal), seconds=7)
+                await rig.submit(client, 3, journal=str(journal), seconds=4)
                 await rig.done()
                 closed = "broker_connection_lost" in worker.child.log.read_text()
                 assert closed == closures, worker.child.log.read_text()[-2000:]

@@ -5,6 +5,7 @@ import signal
 import time
 
 import psutil
+import pytest
 
 from headway import RetryPolicy
 from tests.faults.rig import Rig, until
@@ -53,14 +54,14 @@ async def test_an_executor_killed_in_any_seam_loses_nothing(rig: Rig) -> None:
             ("before_settle_commit", "after_ack"),
             ("after_dead_commit", "before_handoff_ack"),
         ):
-            rig.arm(", ".join(f"{seam}=kill@2" for seam in seams))
+            rig.arm(", ".join(f"{seam}=kill@1" for seam in seams))
             await rig.submit(client, 5, seconds=0.05)
             await rig.submit(client, 2, seconds=2.2)  # long enough to be handed off
             for _ in range(3):
                 once = RetryPolicy(max_attempts=1)
                 rig.accept([await client.submit("fault.work", {"failures": 9}, retry_policy=once)])
             for seam in seams:
-                await rig.hit(seam, times=2)
+                await rig.hit(seam)
             await rig.done()
     await rig.judge()
 
@@ -132,6 +133,7 @@ async def test_a_worker_killed_while_it_drains_loses_nothing(rig: Rig) -> None:
     await rig.judge()
 
 
+@pytest.mark.slow_faults
 async def test_sigkill_to_all_of_a_draining_worker_loses_nothing(rig: Rig) -> None:
     """P10: nobody is left to end the lease; it lapses."""
     first = await rig.worker(HEADWAY_DRAIN_SECONDS="30")

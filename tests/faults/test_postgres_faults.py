@@ -115,6 +115,7 @@ async def test_an_executor_cut_off_from_postgres_is_ended(service_rig: Rig) -> N
 
 
 @pytest.mark.faults
+@pytest.mark.slow_faults
 async def test_a_worker_with_a_black_hole_for_a_postgres_comes_back(service_rig: Rig) -> None:
     """P2, P4: nothing is closed and nothing answers, for longer than the lease; then all passes.
 
@@ -152,7 +153,13 @@ REMOVED = "DROP TRIGGER IF EXISTS fail ON jobs; DROP FUNCTION IF EXISTS fail; DR
 
 
 @pytest.mark.parametrize(
-    "code", ["40P01", "40001", "55P03", "53100"], ids=["deadlock", "conflict", "lock", "disk full"]
+    "code",
+    [
+        pytest.param("40P01", id="deadlock"),
+        pytest.param("40001", id="conflict", marks=pytest.mark.slow_faults),
+        pytest.param("55P03", id="lock", marks=pytest.mark.slow_faults),
+        pytest.param("53100", id="disk full"),
+    ],
 )
 async def test_a_failed_statement_is_run_again(rig: Rig, code: str) -> None:
     """P1, P2: every seventh change of a job fails, as by a deadlock or a full disk; callers of the

@@ -166,7 +166,7 @@ async def test_one_sweep_publishes_a_thousand_at_most(
     assert await rows(database) == 10
 
 
-async def test_a_starving_job_is_published_at_the_highest_priority_once_a_period(
+async def test_a_starving_job_is_published_at_the_highest_priority_once(
     database: Database, scene: Scene
 ) -> None:
     """A stream of urgent jobs must not keep a low one waiting for ever."""

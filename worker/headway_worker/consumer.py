@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from itertools import count
-from typing import Any, Final, Literal, NamedTuple, Never
+from typing import Any, Final, Never
 
 import structlog
-from aio_pika.abc import AbstractConnection, HeadersType
+from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel as Channel
 from aiormq.abc import DeliveredMessage
 from pydantic import SecretStr
@@ -22,21 +22,18 @@ from headway_core.broker import Session, open_channel
 from headway_core.broker_border import broker_border
 from headway_core.errors import BrokerUnavailable, TopologyMismatch
 from headway_core.failpoints import failpoint
-from headway_core.messages import Malformed, decode
+from headway_core.messages import Malformed
 from headway_core.topology import Topology, job_queue
 from headway_worker.acks import Ack, AckLedger, Reject
-from headway_worker.credit import CreditLedger, fair_shares
-from headway_worker.deliveries import Custody, Delivery
+from headway_worker.balance import balance
+from headway_worker.credit import CreditLedger
+from headway_worker.deliveries import Custody, Delivery, read_delivery
+from headway_worker.pauses import Pauses, Reason
 
-REBALANCE_SECONDS: Final = 0.25
-"""How often the shares of several queues are adjusted, while one of them is used up."""
 COALESCE_SECONDS: Final = 0.005
 """Freed slots are gathered this long before their credit is dealt out again."""
 LOOKS_PER_HANDOFF: Final = 8
 LOOK_SECONDS_MAX: Final = 5.0
-
-Reason = Literal["lease", "alone", "drain"]
-"""Why nothing is consumed."""
 
 log = structlog.get_logger(__name__)
 
@@ -67,17 +64,12 @@ class Consumer:
         self._handoff_seconds = handoff.total_seconds()
         self._session = Session(url, name=name, use=self._use)
         self._credit = CreditLedger(slots, self._queues)
-        self._dealt_at = dict.fromkeys(self._queues, 0.0)
         self._numbers = count(1)
         self._acks = AckLedger()
         self._acks_wanted = asyncio.Event()
         self._in_hand: set[Delivery] = set()
-        self._quiet: set[Reason] = set()
-        self._closed: set[Reason] = set()
-        self._close_wanted = False
+        self._pauses = Pauses()
         self._wake = asyncio.Event()
-        self._open = asyncio.Event()
-        self._open.set()
         self._settled = asyncio.Condition()
         self.consuming = asyncio.Event()
         """Set while every share has its consumer."""
@@ -120,7 +112,7 @@ class Consumer:
 
     def quiet(self, reason: Reason) -> None:
         """Take nothing new until `resume(reason)`; what is in hand stays there."""
-        self._quiet.add(reason)
+        self._pauses.be_quiet(reason)
         self._wake.set()
 
     def close(self, reason: Reason) -> None:
@@ -129,17 +121,12 @@ class Consumer:
         Runs go on: their jobs are recoverable without a delivery, whose copies are no-ops
         elsewhere.
         """
-        self._closed.add(reason)
-        self._close_wanted = True  # even if resumed before anybody looked: something was abandoned
-        self._open.clear()
+        self._pauses.close(reason)
         self._wake.set()
 
     def resume(self, reason: Reason) -> None:
         """Consume again, unless another reason stands against it."""
-        self._quiet.discard(reason)
-        self._closed.discard(reason)
-        if not self._closed:
-            self._open.set()
+        self._pauses.resume(reason)
         self._wake.set()
 
     async def wait_quiet(self) -> None:
@@ -173,7 +160,7 @@ class Consumer:
     async def _use(self, connection: AbstractConnection) -> None:
         topology = Topology(connection)
         while True:
-            await self._open.wait()
+            await self._pauses.wait_open()
             try:
                 for queue in self._queues:
                     await topology.declare(queue)
@@ -203,7 +190,13 @@ class Consumer:
                     group.create_task(self._write_acks(channel, acks)),
                 ]
                 if len(self._queues) > 1:
-                    side_tasks.append(group.create_task(self._balance(topology)))
+                    balancing = balance(
+                        topology,
+                        self._credit,
+                        changed=self._wake.set,
+                        idle=lambda: self._pauses.quiet,
+                    )
+                    side_tasks.append(group.create_task(balancing))
                 await self._deal_until_closed(channel)
                 for task in side_tasks:
                     task.cancel()
@@ -220,7 +213,7 @@ class Consumer:
     def _forget_channel(self) -> None:
         """All deliveries are gone; their runs keep their slots."""
         self.consuming.clear()
-        self._close_wanted = False
+        self._pauses.close_wanted = False
         self._acks = AckLedger()
         self._credit.channel_lost()
         for delivery in self._in_hand:
@@ -232,7 +225,7 @@ class Consumer:
     async def _deal_until_closed(self, channel: Channel) -> None:
         """Adjust the consumers to the ledger, whenever a slot without a consumer is freed."""
         look_seconds = min(self._handoff_seconds / LOOKS_PER_HANDOFF, LOOK_SECONDS_MAX)
-        while not self._close_wanted:
+        while not self._pauses.close_wanted:
             self._wake.clear()
             await self._hand_off(channel)
             await self._deal(channel)
@@ -245,15 +238,14 @@ class Consumer:
                 pass  # it is time to look for old deliveries
 
     async def _deal(self, channel: Channel) -> None:
-        for tag in list(self._credit.consumers) if self._quiet else self._credit.to_cancel():
+        for tag in self._unwanted():
             await self._cancel(channel, tag)
-        if self._quiet:
+        if self._pauses.quiet:
             return
         for queue, credit in self._credit.to_open():
             # A new tag each time: deliveries of an old one may still be under way.
             tag = f"headway-{next(self._numbers)}"
             self._credit.opened(tag, queue, credit)
-            self._dealt_at[queue] = asyncio.get_running_loop().time()
             with broker_border(f"consume {queue}"):
                 await channel.basic_qos(prefetch_count=credit)
                 await channel.basic_consume(
@@ -261,6 +253,9 @@ class Consumer:
                 )
         if not self._credit.uncovered:
             self.consuming.set()
+
+    def _unwanted(self) -> list[str]:
+        return list(self._credit.consumers) if self._pauses.quiet else self._credit.to_cancel()
 
     async def _cancel(self, channel: Channel, tag: str) -> None:
         # Never nowait: aiormq would drop what is still being delivered. And no timeout: aiormq
@@ -304,24 +299,6 @@ class Consumer:
                 self._credit.detached_freed(delivery.queue)
             log.debug("delivery_handed_off", job_id=str(delivery.job_id))
 
-    async def _balance(self, topology: Topology) -> None:
-        """Give each of several queues the share that what waits in it asks for."""
-        while True:
-            await asyncio.sleep(REBALANCE_SECONDS)
-            if self._quiet or not self._credit.saturated:
-                continue
-            demand = {}
-            for queue in self._queues:
-                ready = await topology.ready_count(queue)
-                if ready is None:
-                    raise BrokerUnavailable(f"queue {queue} is gone")
-                demand[queue] = ready + self._credit.busy(queue)
-            longest_without_first = sorted(self._queues, key=self._dealt_at.__getitem__)
-            targets = fair_shares(self._credit.slots, demand, order=longest_without_first)
-            if targets != self._credit.targets:
-                self._credit.targets = targets
-                self._wake.set()
-
     def _receiver(
         self, acks: AckLedger, consumer_tag: str, queue: str
     ) -> Callable[[DeliveredMessage], Coroutine[Any, Any, None]]:
@@ -335,23 +312,14 @@ class Consumer:
                 return  # of a channel that is given up
             acks.delivered(tag)
             self._credit.delivered(consumer_tag, queue)
-            properties = message.header.properties
-            match decode(Incoming(message.body, properties.headers or {})):
+            match read_delivery(message, tag=tag, consumer_tag=consumer_tag, queue=queue):
                 case Malformed(reason):
                     # Rejected, not acked: an operator finds it in the dead queue, with x-death.
                     log.error("message_malformed", queue=queue, reason=reason)
                     acks.reject(tag)
                     self._acks_wanted.set()
                     self._credit.freed(consumer_tag, queue)
-                case delivered:
-                    delivery = Delivery(
-                        job_id=delivered.job_id,
-                        dispatch_no=delivered.dispatch_no,
-                        context=delivered.context,
-                        queue=queue,
-                        tag=tag,
-                        consumer_tag=consumer_tag,
-                    )
+                case delivery:
                     self._in_hand.add(delivery)
                     self._intake(delivery)
 
@@ -382,10 +350,3 @@ class Consumer:
     async def _tell(self) -> None:
         async with self._settled:
             self._settled.notify_all()
-
-
-class Incoming(NamedTuple):
-    """A message as `decode` reads it."""
-
-    body: bytes
-    headers: HeadersType

@@ -40,11 +40,14 @@ class CreditLedger:
     """The share each queue should have now; together they are the slots."""
     consumers: dict[str, Consumer] = field(default_factory=dict)
     """The live ones, by tag."""
+    dealt: dict[str, int] = field(init=False)
+    """When each queue last got a share, by the number of the deal."""
     orphans: Counter[str] = field(default_factory=Counter)
     detached: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.targets = fair_shares(self.slots, dict.fromkeys(self.queues, 0))
+        self.dealt = dict.fromkeys(self.queues, 0)
 
     @property
     def uncovered(self) -> int:
@@ -67,6 +70,11 @@ class CreditLedger:
         """Whether some queue has used up its share, so that more may wait for it at the broker."""
         return any(self.busy(queue) >= self.covered(queue) for queue in self.queues)
 
+    @property
+    def longest_without_first(self) -> list[str]:
+        """The queues, by how long ago they got their last share."""
+        return sorted(self.queues, key=self.dealt.__getitem__)
+
     def covered(self, queue: str) -> int:
         """A queue's share as it is."""
         live = sum(c.credit for c in self.consumers.values() if c.queue == queue)
@@ -74,6 +82,7 @@ class CreditLedger:
 
     def opened(self, tag: str, queue: str, credit: int) -> None:
         """A consumer is about to be made."""
+        self.dealt[queue] = max(self.dealt.values()) + 1
         self.consumers[tag] = Consumer(queue, credit)
 
     def delivered(self, tag: str, queue: str) -> None:

@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 from uuid import UUID
 
+from aio_pika.abc import HeadersType
+from aiormq.abc import DeliveredMessage
+
+from headway_core.messages import Malformed, decode
 from headway_core.trace_context import TraceContext
 
 
@@ -42,3 +47,27 @@ class Delivery:
     def in_hand(self) -> bool:
         """Whether acking or rejecting it still means something."""
         return self.custody is Custody.BROKER
+
+
+class Incoming(NamedTuple):
+    """A message as `decode` reads it."""
+
+    body: bytes
+    headers: HeadersType
+
+
+def read_delivery(
+    message: DeliveredMessage, *, tag: int, consumer_tag: str, queue: str
+) -> Delivery | Malformed:
+    """Read what the broker delivered."""
+    found = decode(Incoming(message.body, message.header.properties.headers or {}))
+    if isinstance(found, Malformed):
+        return found
+    return Delivery(
+        job_id=found.job_id,
+        dispatch_no=found.dispatch_no,
+        context=found.context,
+        queue=queue,
+        tag=tag,
+        consumer_tag=consumer_tag,
+    )

@@ -228,7 +228,6 @@ class Pipeline:
             delivery_in_hand=self.consumer.settling(delivery),
             progress=run.meter.latest,
         )
-        self.consumer.ack(delivery)
         with self.telemetry.settle_span(claim.job_id, claim.queue):
             ended = await until_answered(lambda: self.settles.submit(item))
         match ended:

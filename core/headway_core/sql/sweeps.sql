@@ -30,6 +30,9 @@ WITH item AS (
     WHERE locked.state IN (1, 2, 5) AND locked.dispatch_no = item.dispatch_no
       AND NOT EXISTS (SELECT FROM outbox WHERE outbox.job_id = locked.id)
     RETURNING id, job_id, dispatch_no, queue, priority, dead
+), lowered AS (
+    -- If the broker lost the message, it lost its copy at the highest priority, too.
+    UPDATE jobs SET boost_time = NULL FROM sent WHERE jobs.id = sent.job_id AND jobs.boost_time IS NOT NULL
 )
 SELECT sent.*, locked.type, locked.traceparent, locked.tracestate FROM sent JOIN locked ON locked.id = sent.job_id
 
@@ -42,11 +45,12 @@ ORDER BY wait_time
 LIMIT $3
 
 -- name: redispatch_starving
--- Publish jobs QUEUED for $1 again at the highest priority, once a period. $2 how many, $3 as in `redispatch`.
+-- Publish jobs QUEUED for $1 again at the highest priority: once, or a backlog that nobody drains would
+-- grow at the broker without end. $2 how many, $3 as in `redispatch`.
 WITH starving AS (
     SELECT id FROM jobs
     WHERE state = 2 AND wait_time <= clock_timestamp() - $1::interval
-      AND priority < 9 AND (boost_time IS NULL OR boost_time <= clock_timestamp() - $1::interval)
+      AND priority < 9 AND boost_time IS NULL
     ORDER BY wait_time
     LIMIT $2
 ), locked AS MATERIALIZED (
