@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults bench lint format proto lock clean
+.PHONY: help setup demo dev test faults lint format proto lock clean
 
 PYTHON ?=
 export PYTHON
@@ -29,9 +29,6 @@ test: setup ## run all tests against private services
 faults: setup ## run the fault matrix at full length, and print recovery times
 	@HEADWAY_TEST_RACE_ROUNDS=10000 HEADWAY_TEST_RACE_SECONDS=60 \
 	  $(BIN)/python -m pytest -m "" -s --timeout 900 tests/faults tests/store/test_races.py $(ARGS)
-
-bench: setup ## measure: floors, Headway, peers
-	@$(BIN)/python bench/run.py $(ARGS)
 
 lint: setup ## formatting, lint, types, architecture, protos
 	@$(BIN)/ruff format --check .

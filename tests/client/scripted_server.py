@@ -176,6 +176,7 @@ class ScriptedService(v1.JobServiceServicer):
         elif request.HasField("filter") or request.allow_all:
             chosen = self._dead(request.filter)
         else:
+            chosen = []
             await refuse(
                 context,
                 grpc.StatusCode.INVALID_ARGUMENT,
