@@ -117,8 +117,14 @@ def _run(data: Path, signals: Signals) -> int:
 
 
 def _whose(services: Services) -> str:
-    postgres = "a private PostgreSQL" if services.has_postgres else DATABASE_VARIABLE
-    return f"{postgres} and " + ("a private RabbitMQ" if services.has_rabbitmq else AMQP_VARIABLE)
+    match services.has_postgres, services.has_rabbitmq:
+        case True, True:
+            return "a private PostgreSQL and RabbitMQ"
+        case True, False:
+            return f"a private PostgreSQL and {AMQP_VARIABLE}"
+        case False, True:
+            return f"{DATABASE_VARIABLE} and a private RabbitMQ"
+    return f"{DATABASE_VARIABLE} and {AMQP_VARIABLE}"
 
 
 def _play(

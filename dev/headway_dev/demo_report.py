@@ -1,11 +1,13 @@
 """What `headway demo` prints: fit for a terminal of 80 columns and for a log file."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from headway import DeadLetter, Event, EventType, JobState
@@ -58,10 +60,11 @@ class Report:
         """Every event of a job, timed from its submit."""
         self.literal(f"  {shown.job.id}  {shown.job.type}")
         begin = shown.events[0].event_time if shown.events else None
+        rows = []
         for event in shown.events:
             time = event.event_time - begin if event.event_time and begin else timedelta()
-            at = f"+{time.total_seconds():.2f} s"
-            self.literal(f"  {at:>9}  {event.type:<15}  {_words(event)}".rstrip())
+            rows.append((f"+{time.total_seconds():.2f} s", event.type, _words(event)))
+        self._grid(rows)
 
     def dead_letter(self, letter: DeadLetter, *, queue: str, messages: int | None) -> None:
         """A dead letter as its row tells it, and how many messages the broker's queue holds."""
@@ -73,9 +76,7 @@ class Report:
             "fingerprint": letter.fingerprint,
             "broker": "" if messages is None else f"{queue} holds {messages} message(s)",
         }
-        for name, value in facts.items():
-            if value:
-                self.literal(f"  {name:<12} {value}")
+        self._grid([(name, value) for name, value in facts.items() if value])
 
     def table(self, jobs: Sequence[Shown]) -> None:
         """One job a row, its result in short below it."""
@@ -99,6 +100,17 @@ class Report:
             self.literal(f"{name}  {row}", style="" if good else "red")
             words = shown.planned.words(shown.result) if good else str(job.error or "")
             self.literal(f"{'':<{cells}}  {words}", style="green" if good else "red")
+
+    def _grid(self, rows: Iterable[tuple[str, ...]]) -> None:
+        """Columns without lines; only the last one is wrapped."""
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        for row in rows:
+            if not grid.columns:
+                for _ in row[:-1]:
+                    grid.add_column(no_wrap=True)
+                grid.add_column(overflow="fold")
+            grid.add_row(*map(Text, row))
+        self.console.print(Padding(grid, (0, 0, 0, 2)))
 
     def files(self, jobs: Sequence[Shown]) -> None:
         """Where the files lie, a few of each job."""

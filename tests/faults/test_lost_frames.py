@@ -26,7 +26,7 @@ from tests.service.worker import PlayedWorker
 
 TYPE = "test.job"
 SILENCE_SECONDS_MAX = 15.0
-LAG_SECONDS_MAX = 3.0
+LAG_SECONDS_MAX = 5.0
 STEPS = 30
 
 

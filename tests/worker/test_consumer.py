@@ -136,7 +136,7 @@ async def test_nothing_is_acked_before_it_is_told(amqp_url: str, broker: Broker)
     async with consuming(amqp_url, desk, slots=3):
         await eventually(lambda: len(desk.held) == 3)
         desk.ack(desk.held[1])
-        await eventually(lambda: not desk.consumer._acks.pending)
+        await eventually(lambda: not desk.consumer._holdings.acks.pending)
         await asyncio.sleep(0.1)
     await eventually(lambda: broker_has(broker, 2))
 
@@ -234,7 +234,7 @@ async def test_thousands_of_hand_offs_lose_and_overcommit_nothing(
     ids = await broker.publish(count)
     async with consuming(amqp_url, desk, slots=slots, handoff=0.05):
         await eventually(lambda: len(finished) == count, within=60)
-        await eventually(lambda: not desk.consumer._acks.pending)
+        await eventually(lambda: not desk.consumer._holdings.acks.pending)
         await eventually(lambda: desk.consumer._credit.uncovered == 0)
     assert set(finished) == set(ids)
     assert set(finished.values()) == {1}, "delivered again: a channel was lost"

@@ -287,6 +287,23 @@ async def test_a_job_is_cancelled_while_it_runs(stage: Stage, jobs: Jobs, kind: 
     assert await stage.message_count() == 0
 
 
+async def test_a_cancel_hint_without_a_request_behind_it_stops_nothing(
+    stage: Stage, jobs: Jobs
+) -> None:
+    """A hint may come late, when the job has been replayed and runs anew."""
+
+    @jobs.handler("wait")
+    async def wait(ctx: Context, payload: Payload) -> Payload:
+        await asyncio.sleep(0.5)
+        return {"finished": True}
+
+    async with stage.engine(jobs) as running:
+        job_id = await stage.submit("wait")
+        await stage.wait(job_id, JobState.RUNNING)
+        running.engine.cancel(job_id)
+        assert await stage.result(job_id) == {"finished": True}
+
+
 async def test_a_cancel_request_whose_hint_is_lost_is_found_by_the_next_heartbeat(
     stage: Stage, jobs: Jobs
 ) -> None:

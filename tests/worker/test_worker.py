@@ -1,6 +1,7 @@
 """Whole workers: supervisor, executors, signals and deaths."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -417,3 +418,59 @@ async def test_a_worker_told_to_leave_before_postgres_is_there_leaves(stage: Sta
         await asyncio.sleep(1.5)
         worker.signal(signal.SIGTERM)
         assert await worker.exit_code() == 0
+
+
+async def test_a_drain_without_postgres_ends_in_time(stage: Stage, log: Path, until: Path) -> None:
+    async with (
+        proxied(stage.database_url) as (postgres, database_url),
+        stage.worker(HEADWAY_DATABASE_URL=database_url, HEADWAY_DRAIN_SECONDS="2") as worker,
+    ):
+        await worker.ready()
+        job_id = await stage.submit("hold", {"log": str(log), "until": str(until)})
+        await eventually(lambda: lines(log))
+        postgres.cut()
+        let_go(until)
+        worker.signal(signal.SIGTERM)
+        assert await worker.exit_code(within=12) == 0
+        postgres.heal()
+    # It ended, and nobody could be told: the reaper gives it to the next worker.
+    await stage.database.execute("UPDATE workers SET lease_expires = now()")
+    async with stage.worker() as worker:
+        await worker.ready()
+        await stage.result(job_id)
+
+
+@pytest.mark.parametrize("module", ["app", "executor", "child"])
+async def test_no_process_of_a_worker_imports_grpc(stage: Stage, module: str) -> None:
+    code = f"import sys, headway_worker.{module}; sys.exit('grpc' in sys.modules)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    assert await process.wait() == 0
+
+
+async def test_the_spans_of_a_child_process_are_in_the_jobs_trace(
+    stage: Stage, tmp_path: Path, log: Path
+) -> None:
+    traces = tmp_path / "traces"
+    async with stage.worker(HEADWAY_TRACE_DIR=str(traces)) as worker:
+        await worker.ready()
+        job_id = await stage.submit("isolated.steps", {"log": str(log)})
+        await stage.result(job_id)
+        worker.signal(signal.SIGTERM)
+        assert await worker.exit_code() == 0
+    spans = read_spans(traces)
+    runs = {span["spanId"] for span in spans if span["name"] == "process default"}
+    assert len(runs) == 2
+    steps = {span["name"]: span["parentSpanId"] for span in spans if span["name"][:4] == "step"}
+    assert set(steps) == {"step one", "step two"}
+    assert set(steps.values()) == runs
+
+
+def read_spans(directory: Path) -> list[dict[str, str]]:
+    return [
+        span
+        for file in directory.iterdir()
+        for line in file.read_text().splitlines()
+        for resource in json.loads(line)["resourceSpans"]
+        for scope in resource["scopeSpans"]
+        for span in scope["spans"]
+    ]

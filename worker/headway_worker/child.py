@@ -224,7 +224,9 @@ def _limit(memory_bytes_max: int | None) -> None:
     if memory_bytes_max is not None:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes_max, memory_bytes_max))
+        # macOS knows the limit, but may refuse it, and does not enforce it.
+        with contextlib.suppress(*(() if sys.platform == "linux" else (ValueError, OSError))):
+            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes_max, memory_bytes_max))
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # not in every container
             fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)

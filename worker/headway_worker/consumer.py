@@ -8,6 +8,7 @@ follow the demand.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from itertools import count
 from typing import Any, Final, Never
@@ -27,7 +28,8 @@ from headway_core.topology import Topology, job_queue
 from headway_worker.acks import Ack, AckLedger, Reject
 from headway_worker.balance import balance
 from headway_worker.credit import CreditLedger
-from headway_worker.deliveries import Custody, Delivery, read_delivery
+from headway_worker.deliveries import Delivery, read_delivery
+from headway_worker.holdings import Holdings
 from headway_worker.pauses import Pauses, Reason
 
 COALESCE_SECONDS: Final = 0.005
@@ -64,10 +66,9 @@ class Consumer:
         self._handoff_seconds = handoff.total_seconds()
         self._session = Session(url, name=name, use=self._use)
         self._credit = CreditLedger(slots, self._queues)
+        self._holdings = Holdings(self._credit)
         self._numbers = count(1)
-        self._acks = AckLedger()
         self._acks_wanted = asyncio.Event()
-        self._in_hand: set[Delivery] = set()
         self._pauses = Pauses()
         self._wake = asyncio.Event()
         self._settled = asyncio.Condition()
@@ -81,7 +82,7 @@ class Consumer:
     @property
     def held(self) -> int:
         """Deliveries in hand."""
-        return len(self._in_hand)
+        return len(self._holdings)
 
     def claimed(self, delivery: Delivery) -> None:
         """The claim is committed, so the delivery may be handed off when it gets old."""
@@ -94,21 +95,16 @@ class Consumer:
 
     def ack(self, delivery: Delivery) -> None:
         """Be done with a delivery whose job a commit has made recoverable without it."""
-        if delivery.in_hand:
-            self._acks.ack(delivery.tag)
-        self._end(delivery)
+        self._end(delivery, rejected=False)
 
     def reject(self, delivery: Delivery) -> None:
         """Be done with the delivery of a DEAD job: the broker's dead-letter exchange takes it."""
-        if delivery.in_hand:
-            self._acks.reject(delivery.tag)
-        self._end(delivery)
+        self._end(delivery, rejected=True)
 
     def abandon(self, delivery: Delivery) -> None:
         """Be done with a delivery that others shall have, when the channel is closed."""
-        delivery.over = True
-        if delivery.custody is Custody.DATABASE:
-            self._free_detached(delivery)
+        self._holdings.abandon(delivery)
+        self._wake.set()
 
     def quiet(self, reason: Reason) -> None:
         """Take nothing new until `resume(reason)`; what is in hand stays there."""
@@ -137,25 +133,13 @@ class Consumer:
     async def wait_acks_written(self) -> None:
         """Wait until every ack so far is on its way, or its channel is gone."""
         async with self._settled:
-            await self._settled.wait_for(lambda: not self._acks.pending)
+            await self._settled.wait_for(lambda: not self._holdings.acks.pending)
 
-    def _end(self, delivery: Delivery) -> None:
-        delivery.over = True
-        match delivery.custody:
-            case Custody.BROKER:
-                self._in_hand.discard(delivery)
-                self._credit.freed(delivery.consumer_tag, delivery.queue)
-                self._acks_wanted.set()
-                if self._credit.uncovered:
-                    self._wake.set()
-            case Custody.HANDING_OFF:
-                pass  # the hand-off acks it and frees the slot
-            case Custody.DATABASE:
-                self._free_detached(delivery)
-
-    def _free_detached(self, delivery: Delivery) -> None:
-        self._credit.detached_freed(delivery.queue)
-        self._wake.set()
+    def _end(self, delivery: Delivery, *, rejected: bool) -> None:
+        self._holdings.end(delivery, rejected=rejected)
+        self._acks_wanted.set()
+        if self._credit.uncovered:
+            self._wake.set()
 
     async def _use(self, connection: AbstractConnection) -> None:
         topology = Topology(connection)
@@ -170,10 +154,10 @@ class Consumer:
             await self._serve(connection, topology)
 
     async def _serve(self, connection: AbstractConnection, topology: Topology) -> None:
-        """Consume on one channel until it is closed, by us or by the broker."""
+        """Consume on one channel until we close it. BrokerUnavailable: the broker did."""
         opened, closed = await open_channel(connection, confirms=False)
         channel = await opened.get_underlay_channel()
-        self._acks = acks = AckLedger()
+        acks = self._holdings.acks
 
         async def watch() -> None:
             raise BrokerUnavailable(f"the consuming channel closed: {await closed}")
@@ -202,25 +186,12 @@ class Consumer:
                     task.cancel()
             await self._write(channel, acks)
         finally:
-            self._forget_channel()
+            self.consuming.clear()
+            self._pauses.close_wanted = False
+            self._holdings.channel_lost()
             await self._tell()
-            try:
-                with broker_border("close the consuming channel"):
-                    await opened.close()
-            except BrokerUnavailable as error:
-                log.debug("channel_close_failed", reason=str(error))
-
-    def _forget_channel(self) -> None:
-        """All deliveries are gone; their runs keep their slots."""
-        self.consuming.clear()
-        self._pauses.close_wanted = False
-        self._acks = AckLedger()
-        self._credit.channel_lost()
-        for delivery in self._in_hand:
-            delivery.custody = Custody.DATABASE
-            if delivery.over:
-                self._credit.detached_freed(delivery.queue)
-        self._in_hand.clear()
+            with suppress(BrokerUnavailable), broker_border("close the consuming channel"):
+                await opened.close()
 
     async def _deal_until_closed(self, channel: Channel) -> None:
         """Adjust the consumers to the ledger, whenever a slot without a consumer is freed."""
@@ -230,15 +201,14 @@ class Consumer:
             await self._hand_off(channel)
             await self._deal(channel)
             await self._tell()
-            try:
+            with suppress(TimeoutError):  # then it is time to look for old deliveries
                 async with asyncio.timeout(look_seconds):
                     await self._wake.wait()
                 await asyncio.sleep(COALESCE_SECONDS)
-            except TimeoutError:
-                pass  # it is time to look for old deliveries
 
     async def _deal(self, channel: Channel) -> None:
-        for tag in self._unwanted():
+        quiet = self._pauses.quiet
+        for tag in list(self._credit.consumers) if quiet else self._credit.to_cancel():
             await self._cancel(channel, tag)
         if self._pauses.quiet:
             return
@@ -249,13 +219,10 @@ class Consumer:
             with broker_border(f"consume {queue}"):
                 await channel.basic_qos(prefetch_count=credit)
                 await channel.basic_consume(
-                    job_queue(queue), self._receiver(self._acks, tag, queue), consumer_tag=tag
+                    job_queue(queue), self._receiver(tag, queue), consumer_tag=tag
                 )
         if not self._credit.uncovered:
             self.consuming.set()
-
-    def _unwanted(self) -> list[str]:
-        return list(self._credit.consumers) if self._pauses.quiet else self._credit.to_cancel()
 
     async def _cancel(self, channel: Channel, tag: str) -> None:
         # Never nowait: aiormq would drop what is still being delivered. And no timeout: aiormq
@@ -267,60 +234,42 @@ class Consumer:
     async def _hand_off(self, channel: Channel) -> None:
         """Ack old deliveries while their jobs run on, so that no consumer_timeout strikes.
 
-        The claim's commit and the lease already make these jobs recoverable. Their slots stay
-        taken.
+        The claim's commit and the lease make these jobs recoverable. Their slots stay taken.
         """
         oldest = asyncio.get_running_loop().time() - self._handoff_seconds
-        due = [
-            delivery
-            for delivery in self._in_hand
-            if delivery.claimed_at is not None
-            and delivery.claimed_at <= oldest
-            and not delivery.settling
-            and not delivery.over
-        ]
-        # Out of every other owner's reach before the first await: a second ack would close the
-        # channel.
-        for delivery in due:
-            delivery.custody = Custody.HANDING_OFF
+        due = self._holdings.begin_hand_off(claimed_before=oldest)
+        if not due:
+            return
         # Cancelled first: an ack returns credit to a live consumer, which would take one more
         # delivery than there are slots.
         for tag in {delivery.consumer_tag for delivery in due} & self._credit.consumers.keys():
             await self._cancel(channel, tag)
-        if due:
-            await failpoint("before_handoff_ack")
+        await failpoint("before_handoff_ack")
         for delivery in due:
-            delivery.custody = Custody.DATABASE
-            self._in_hand.discard(delivery)
-            self._acks.ack(delivery.tag)
-            self._acks_wanted.set()
-            self._credit.detach(delivery.queue)
-            if delivery.over:
-                self._credit.detached_freed(delivery.queue)
+            self._holdings.hand_off(delivery)
             log.debug("delivery_handed_off", job_id=str(delivery.job_id))
+        self._acks_wanted.set()
 
     def _receiver(
-        self, acks: AckLedger, consumer_tag: str, queue: str
+        self, consumer_tag: str, queue: str
     ) -> Callable[[DeliveredMessage], Coroutine[Any, Any, None]]:
-        """What aiormq calls for each delivery, in a task that a closing channel cancels: so it only
-        hands over.
+        """What aiormq calls for each delivery, in a task that a closing channel cancels: so it
+        only hands over.
         """
+        acks = self._holdings.acks
 
         async def receive(message: DeliveredMessage) -> None:
             tag = message.delivery_tag
-            if acks is not self._acks or tag is None:
+            if acks is not self._holdings.acks or tag is None:
                 return  # of a channel that is given up
-            acks.delivered(tag)
-            self._credit.delivered(consumer_tag, queue)
             match read_delivery(message, tag=tag, consumer_tag=consumer_tag, queue=queue):
                 case Malformed(reason):
                     # Rejected, not acked: an operator finds it in the dead queue, with x-death.
                     log.error("message_malformed", queue=queue, reason=reason)
-                    acks.reject(tag)
+                    self._holdings.refuse(tag, consumer_tag, queue)
                     self._acks_wanted.set()
-                    self._credit.freed(consumer_tag, queue)
                 case delivery:
-                    self._in_hand.add(delivery)
+                    self._holdings.take(delivery)
                     self._intake(delivery)
 
         return receive
@@ -336,15 +285,14 @@ class Consumer:
     async def _write(self, channel: Channel, acks: AckLedger) -> None:
         frames = acks.take()
         with broker_border("ack"):
-            for number, frame in enumerate(frames, 1):
-                last = number == len(
-                    frames
-                )  # wait for the socket once: what comes meanwhile shares
+            for frame in frames:
+                # The socket is waited for once; what comes meanwhile shares the next write.
+                wait = frame is frames[-1]
                 match frame:
                     case Ack(tag, multiple):
-                        await channel.basic_ack(tag, multiple=multiple, wait=last)
+                        await channel.basic_ack(tag, multiple=multiple, wait=wait)
                     case Reject(tag):
-                        await channel.basic_reject(tag, requeue=False, wait=last)
+                        await channel.basic_reject(tag, requeue=False, wait=wait)
         acks.written()
 
     async def _tell(self) -> None:

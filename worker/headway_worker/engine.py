@@ -90,7 +90,7 @@ class Engine:
         self._metrics = metrics
         self._broken = broken
         self._lease = Lease()
-        self._beats = asyncio.Event()
+        self._looks = asyncio.Event()
         self._drain_wanted = asyncio.Event()
         self._drain_deadline = 0.0
         self._drain_limit: asyncio.Timeout | None = None
@@ -142,11 +142,15 @@ class Engine:
         """The lease lasts until `deadline` (monotonic)."""
         self._lease.confirm(deadline)
         self.consumer.resume("lease")
-        self._beats.set()
+        self._looks.set()
 
     def cancel(self, job_id: UUID) -> None:
-        """Someone asks for the end of a job, perhaps one of ours."""
-        self.runs.stop_job(job_id, Stop.CANCELLED)
+        """Someone asks for the end of a job, perhaps one of ours: see whether the request stands.
+
+        A hint may be late, and the job another run by now; what counts is on its row.
+        """
+        if self.runs.holds_job(job_id):
+            self._looks.set()
 
     def drain(self, deadline: float) -> None:
         """Take no more, finish until `deadline` (monotonic); a second call brings that forward."""
@@ -214,8 +218,8 @@ class Engine:
 
     async def _reconcile(self) -> None:
         while True:
-            await self._beats.wait()
-            self._beats.clear()
+            await self._looks.wait()
+            self._looks.clear()
             self._metrics.show_slots(total=self._post.slots, used=len(self.runs))
             try:
                 await reconcile(self._database, self._post.worker_id, self.runs, self._hints)

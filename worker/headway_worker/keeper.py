@@ -153,7 +153,11 @@ class Keeper:
     async def _run_one(self, worker_id: UUID) -> None:
         self._verdict, self._traceback, self._pulse = None, "", None
         self.is_ready = False
-        self._process = process = await self._start(worker_id)
+        try:
+            self._process = process = await self._start(worker_id)
+        except OSError as error:  # no room for another process; perhaps there is soon
+            log.error("executor_not_started", reason=str(error))  # noqa: TRY400 - says it all
+            return
         log.info("executor_started", worker_id=str(worker_id), pid=process.pid)
         try:
             async with asyncio.TaskGroup() as group:

@@ -184,8 +184,11 @@ class Pipeline:
         started = monotonic()
         self.consumer.claimed(delivery)
         self.hints.send(EventHint(claim.job_id, claim.sequence, done=False))
-        waited = claim.start_time - (claim.queue_time or claim.create_time)
-        self.metrics.job_waited(queue=claim.queue, type=claim.type, seconds=waited.total_seconds())
+        if claim.run_epoch == 1:  # of a later run the claim does not tell when it was due
+            waited = claim.start_time - (claim.queue_time or claim.create_time)
+            self.metrics.job_waited(
+                queue=claim.queue, type=claim.type, seconds=waited.total_seconds()
+            )
         with (
             self.telemetry.process_span(claim, link=delivery.context) as span,
             job_context(
@@ -217,7 +220,9 @@ class Pipeline:
         """Write the run's end, however long Postgres is away, and only then ack."""
         name = NAMES[type(outcome)]
         failed = isinstance(outcome, Failed | TimedOut | WorkerLost)
-        span.outcome(name, failed=failed)
+        # The class of the error, not its text, which may quote a payload.
+        cause = outcome.error.type if isinstance(outcome, Failed) else ""
+        span.outcome(name, failed=failed, message=cause)
         # Everything random is in it: it may be written twice.
         settlement = decide(claim.budget, outcome, random=self.random)
         item = Settle(

@@ -45,11 +45,6 @@ class Run:
         """Whether the run was told to end: what `ctx.cancelled` says, from any thread."""
         return self.stop is not None
 
-    @property
-    def run_epoch(self) -> int | None:
-        """None before it is claimed."""
-        return self.claim.run_epoch if self.claim else None
-
 
 class RunTable:
     """All runs of this executor, by claim."""
@@ -108,11 +103,9 @@ class RunTable:
         """Find a run by its claim."""
         return self._runs.get(claim_id)
 
-    def stop_job(self, job_id: UUID, why: Stop) -> None:
-        """Tell the runs of a job to end; there is at most one that is not settling."""
-        for run in self:
-            if run.job_id == job_id and not run.settling:
-                run.request_stop(why)
+    def holds_job(self, job_id: UUID) -> bool:
+        """Whether a run of the job is held."""
+        return any(run.job_id == job_id for run in self._runs.values())
 
     def stop_all(self, why: Stop) -> None:
         """Tell every run to end."""

@@ -97,8 +97,10 @@ def event_words(event: Event) -> str:
             if job.next_attempt_time and event.event_time:
                 words += f", again in {span(job.next_attempt_time - event.event_time)}"
             return words
-        case EventType.COMPLETED | EventType.DEAD | EventType.CANCELLED:
+        case EventType.COMPLETED | EventType.CANCELLED:
             return ": ".join(filter(None, (event.message, outcome(job))))
+        case EventType.DEAD:
+            return event.message or outcome(job)  # the message ends with the error
     return event.message
 
 
