@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from headway_core import jobs, rows
+from headway_core import jobs, rows, submissions
 from headway_core.database import Database
 from headway_core.errors import JobNotDead, JobNotFound
 from headway_core.failpoints import failpoint
@@ -160,7 +160,7 @@ async def _replay(database: Database, deaths: Sequence[tuple[UUID, int]]) -> lis
         SQL.replay,
         [job_id for job_id, _ in deaths],
         [run_epoch for _, run_epoch in deaths],
-        jobs.FAST_PATH,
+        submissions.FAST_PATH,
     )
     await failpoint("after_replay_commit")
     return [rows.dispatch(record) for record in records]

@@ -13,9 +13,9 @@ from headway_core.database import Connection, Database
 from headway_core.errors import TooManyQueues
 from headway_core.failpoints import failpoint
 from headway_core.job import QUEUES_MAX, RetryPolicy
-from headway_core.jobs import add_queues
 from headway_core.outcomes import Interrupted, Outcome, TimedOut, WorkerLost
 from headway_core.queries import load
+from headway_core.queues import make_known
 from headway_core.runs import RunFacts, Settle
 from headway_core.settlement import decide
 from headway_core.states import JobState
@@ -55,7 +55,7 @@ async def register(
     names = sorted({*queues, *(handler.queue for handler in types)})
 
     async def store(connection: Connection) -> list[str]:
-        known = await add_queues(connection, names)
+        known = await make_known(connection, names)
         for queue in names:
             if queue not in known:
                 raise TooManyQueues(queue, limit=QUEUES_MAX)

@@ -9,8 +9,8 @@ from uuid import UUID
 from headway_core import rows
 from headway_core.database import Database
 from headway_core.job import Dispatch
-from headway_core.jobs import FAST_PATH
 from headway_core.queries import load
+from headway_core.submissions import FAST_PATH
 
 SQL: Final = load("sweeps")
 

@@ -10,17 +10,17 @@ from typing import Final
 import grpc
 import structlog
 
-from headway_core import jobs
+from headway_core import submissions
 from headway_core.database import Database
 from headway_core.errors import Refused, StoreUnavailable
 from headway_core.failpoints import failpoint
 from headway_core.hints import Hint, HintListener, HintPublisher, OutboxHint
 from headway_core.job import Submission
-from headway_core.jobs import Submitted
 from headway_core.metrics import Metrics, measure_loop_lag
 from headway_core.migrate import check_schema
 from headway_core.publishing import Publisher
 from headway_core.settings import Address
+from headway_core.submissions import Submitted
 from headway_core.telemetry import Telemetry
 from headway_server import gauges
 from headway_server.health import Health
@@ -119,7 +119,7 @@ async def running(
 
         async def flush(items: Sequence[Submission]) -> Sequence[Submitted | Refused]:
             limit = settings.queue_depth_max
-            submitted = await jobs.submit(calls_database, items, queue_depth_max=limit)
+            submitted = await submissions.submit(calls_database, items, queue_depth_max=limit)
             await failpoint("after_submit_commit")
             return submitted
 

@@ -25,15 +25,15 @@ from headway.v1 import (
     WatchJobResponse,
 )
 from headway.v1 import Job as JobMessage
-from headway_core import dead_letters, jobs, leases
+from headway_core import dead_letters, jobs, leases, submissions
 from headway_core.batching import GroupCommit
 from headway_core.database import Database
 from headway_core.errors import Refused
 from headway_core.hints import CancelHint, EventHint, HintPublisher
 from headway_core.job import Job, Submission
-from headway_core.jobs import Submitted
 from headway_core.metrics import Metrics
 from headway_core.states import JobState
+from headway_core.submissions import Submitted
 from headway_core.telemetry import ServerSpan
 from headway_server import pages, validate
 from headway_server.bounds import BATCH_JOBS_MAX, PAGE_BYTES_MAX
@@ -107,7 +107,7 @@ class JobService:
         """Store all jobs in one commit, or none."""
         contexts = span.contexts(min(len(request.requests), BATCH_JOBS_MAX))
         items = validate.submissions(request, contexts)
-        outcomes = await jobs.submit_all(
+        outcomes = await submissions.submit_all(
             self._database, items, queue_depth_max=self._queue_depth_max
         )
         self._accept(outcomes)

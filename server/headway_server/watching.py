@@ -162,6 +162,10 @@ class _Stream:
         """No event follows ours. Either nothing is new, or what was new is gone from the store."""
         job = await self._read()
         if job.sequence > self._sequence:
+            # It may have come between the two reads: only what is missing now is gone.
+            page = await self._hub.read_events(self._topic, self._sequence)
+            if page:
+                return await self._send(page)
             return await self._send_snapshot(job, reset=True)
         self._topic.head = job.sequence
         return False

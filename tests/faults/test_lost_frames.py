@@ -93,7 +93,8 @@ async def test_lost_doubled_and_shuffled_hints_cost_a_watcher_nothing(
     served: Served, amqp_proxy: Proxy, database: Database
 ) -> None:
     """P5: every real hint is dropped; others come twice, out of order, and of events that are not
-    there yet. Each event comes once, in order, within the poll's second.
+    there yet. Each event comes once, in order, within the poll's second, and no snapshot is sent in
+    its stead: an event that comes between two reads is not one that is gone.
     """
     dropped = amqp_proxy.on("< basic.deliver", Deed.DROP, only="listener", times=10_000)
     worker = await PlayedWorker.register(database, TYPE)

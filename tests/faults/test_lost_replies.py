@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from headway_core import dead_letters, jobs, leases, runs
+from headway_core import claims, dead_letters, jobs, leases, runs, steps, submissions
 from headway_core.content import json_content
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
@@ -48,7 +48,7 @@ class Troubled:
 
     async def submitted(self, **given: Any) -> Submission:
         item = submission(**given)
-        await jobs.submit(self.beside, [item], queue_depth_max=None)
+        await submissions.submit(self.beside, [item], queue_depth_max=None)
         return item
 
     async def worker(self) -> UUID:
@@ -56,11 +56,11 @@ class Troubled:
         await register(self.beside, worker_id)
         return worker_id
 
-    async def claimed(self, worker_id: UUID, **given: Any) -> runs.Claim:
+    async def claimed(self, worker_id: UUID, **given: Any) -> claims.Claim:
         item = await self.submitted(**given)
-        request = runs.ClaimRequest(item.id, uuid4(), 1)
-        (claim,) = await runs.claim(self.beside, [request], worker_id=worker_id, types=TYPES)
-        assert isinstance(claim, runs.Claim)
+        request = claims.ClaimRequest(item.id, uuid4(), 1)
+        (claim,) = await claims.claim(self.beside, [request], worker_id=worker_id, types=TYPES)
+        assert isinstance(claim, claims.Claim)
         return claim
 
 
@@ -87,11 +87,13 @@ async def test_a_submit_whose_reply_is_lost_makes_one_job(trouble: Troubled, dee
     """P1, P6: with a key or without; the server repeats the same submission with the same ID."""
     items = [submission(), submission(idempotency_key="order-1")]
     outcomes = await trouble.twice(
-        "jobs.submit", lambda store: jobs.submit(store, items, queue_depth_max=None), deed=deed
+        "submissions.submit",
+        lambda store: submissions.submit(store, items, queue_depth_max=None),
+        deed=deed,
     )
-    assert [outcome.job.id for outcome in outcomes if isinstance(outcome, jobs.Submitted)] == [
-        item.id for item in items
-    ]
+    assert [
+        outcome.job.id for outcome in outcomes if isinstance(outcome, submissions.Submitted)
+    ] == [item.id for item in items]
     assert await trouble.beside.fetchval("SELECT count(*) FROM jobs") == 2
     assert await trouble.beside.fetchval("SELECT count(*) FROM outbox") == 2
     assert not await check(trouble.beside, at_rest=False, accepted=[item.id for item in items])
@@ -101,13 +103,13 @@ async def test_a_claim_whose_reply_is_lost_is_the_claimers(trouble: Troubled, de
     """P2, P4: the rerun has the run that the first try began, with the same epoch."""
     worker_id = await trouble.worker()
     item = await trouble.submitted()
-    request = runs.ClaimRequest(item.id, uuid4(), 1)
+    request = claims.ClaimRequest(item.id, uuid4(), 1)
     (claim,) = await trouble.twice(
-        "runs.claim",
-        lambda store: runs.claim(store, [request], worker_id=worker_id, types=TYPES),
+        "claims.claim",
+        lambda store: claims.claim(store, [request], worker_id=worker_id, types=TYPES),
         deed=deed,
     )
-    assert isinstance(claim, runs.Claim)
+    assert isinstance(claim, claims.Claim)
     assert claim.run_epoch == 1
     assert not await check(trouble.beside, at_rest=False)
 
@@ -116,20 +118,20 @@ async def test_a_claim_of_unknown_outcome_that_was_ended_is_not_resumed(trouble:
     """P4, model trace 1: a heartbeat ended it as not held; its rerun claims anew, or nothing."""
     worker_id = await trouble.worker()
     item = await trouble.submitted()
-    request = runs.ClaimRequest(item.id, uuid4(), 1)
+    request = claims.ClaimRequest(item.id, uuid4(), 1)
 
-    async def claim(store: Database) -> runs.ClaimOutcome:
-        (outcome,) = await runs.claim(store, [request], worker_id=worker_id, types=TYPES)
+    async def claim(store: Database) -> claims.ClaimOutcome:
+        (outcome,) = await claims.claim(store, [request], worker_id=worker_id, types=TYPES)
         return outcome
 
-    fault = trouble.proxy.on("committed runs.claim", Deed.RESET)
+    fault = trouble.proxy.on("committed claims.claim", Deed.RESET)
     with pytest.raises(StoreUnavailable):
         await claim(trouble.through)
     assert fault.struck.is_set()
     ended = await runs.interrupt_unheld(trouble.beside, worker_id, [(item.id, 1)])
     assert ended[item.id].state is JobState.PENDING
     again = await claim(trouble.through)
-    assert isinstance(again, runs.Claim)
+    assert isinstance(again, claims.Claim)
     assert again.run_epoch == 2
     assert not await check(trouble.beside, at_rest=False)
 
@@ -172,8 +174,8 @@ async def test_a_step_whose_reply_is_lost_is_stored_once(trouble: Troubled) -> N
     worker_id = await trouble.worker()
     claim = await trouble.claimed(worker_id)
     stored = await trouble.twice(
-        "runs.complete_step",
-        lambda store: runs.complete_step(
+        "steps.complete_step",
+        lambda store: steps.complete_step(
             store,
             job_id=claim.job_id,
             run_epoch=claim.run_epoch,
@@ -183,8 +185,8 @@ async def test_a_step_whose_reply_is_lost_is_stored_once(trouble: Troubled) -> N
         ),
         deed=Deed.RESET,
     )
-    assert stored == runs.StepStored(None)
-    assert list(await runs.load_steps(trouble.beside, claim.job_id)) == ["fetch"]
+    assert stored == steps.StepStored(None)
+    assert list(await steps.load_steps(trouble.beside, claim.job_id)) == ["fetch"]
     assert not await check(trouble.beside, at_rest=False)
 
 

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from headway import HeadwayError
-from headway_core import jobs
+from headway_core import submissions
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
 from tests.faults.proxy import proxied
@@ -207,12 +207,15 @@ async def test_an_exhausted_pool_refuses_fast(database_url: str) -> None:
         async with database.transaction(timeout_seconds=5), database.transaction(timeout_seconds=5):
             begun = time.monotonic()
             submits = [
-                jobs.submit(database, [submission()], queue_depth_max=None) for _ in range(50)
+                submissions.submit(database, [submission()], queue_depth_max=None)
+                for _ in range(50)
             ]
             answers = await asyncio.gather(*submits, return_exceptions=True)
             assert all(isinstance(answer, StoreUnavailable) for answer in answers)
             assert time.monotonic() - begun < 2
-        submits = [jobs.submit(database, [submission()], queue_depth_max=None) for _ in range(50)]
+        submits = [
+            submissions.submit(database, [submission()], queue_depth_max=None) for _ in range(50)
+        ]
         await asyncio.gather(*submits)
         assert await database.fetchval("SELECT count(*) FROM jobs") == 50
     finally:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from random import Random
 from uuid import UUID, uuid4
 
-from headway_core import dead_letters, jobs, leases, outbox, runs
+from headway_core import claims, dead_letters, jobs, leases, outbox, runs, submissions
 from headway_core.database import Database
 from headway_core.job import JobError, RetryPolicy
 from headway_core.outcomes import Failed, Interrupted, Succeeded
@@ -35,16 +35,16 @@ async def _worker(database: Database, lease: timedelta = timedelta(minutes=5)) -
     return worker_id
 
 
-async def _claimed(database: Database, worker_id: UUID) -> runs.Claim:
+async def _claimed(database: Database, worker_id: UUID) -> claims.Claim:
     item = submission()
-    await jobs.submit(database, [item], queue_depth_max=None)
-    request = runs.ClaimRequest(item.id, uuid4(), 1)
-    (claim,) = await runs.claim(database, [request], worker_id=worker_id, types=TYPES)
-    assert isinstance(claim, runs.Claim)
+    await submissions.submit(database, [item], queue_depth_max=None)
+    request = claims.ClaimRequest(item.id, uuid4(), 1)
+    (claim,) = await claims.claim(database, [request], worker_id=worker_id, types=TYPES)
+    assert isinstance(claim, claims.Claim)
     return claim
 
 
-def _settle(claim: runs.Claim, outcome: Succeeded | Failed | Interrupted) -> runs.Settle:
+def _settle(claim: claims.Claim, outcome: Succeeded | Failed | Interrupted) -> runs.Settle:
     settlement = decide(claim.budget, outcome, random=Random(1))
     return runs.Settle(claim.job_id, claim.run_epoch, claim.claim_id, settlement)
 
@@ -104,13 +104,13 @@ async def test_cancel_against_claim(database: Database) -> None:
 
     async def race() -> str:
         item = submission()
-        await jobs.submit(database, [item], queue_depth_max=None)
-        request = runs.ClaimRequest(item.id, uuid4(), 1)
+        await submissions.submit(database, [item], queue_depth_max=None)
+        request = claims.ClaimRequest(item.id, uuid4(), 1)
         (claim,), cancelled = await asyncio.gather(
-            runs.claim(database, [request], worker_id=worker_id, types=TYPES),
+            claims.claim(database, [request], worker_id=worker_id, types=TYPES),
             jobs.cancel(database, item.id, reason="race"),
         )
-        if isinstance(claim, runs.Claim):
+        if isinstance(claim, claims.Claim):
             assert cancelled.state is JobState.RUNNING
             failed = Failed(JobError("E", "bad", retryable=True))
             (settled,) = await runs.settle(database, [_settle(claim, failed)], worker_id=worker_id)
@@ -136,9 +136,9 @@ async def test_fifty_concurrent_replays_make_one_life(database: Database) -> Non
             *(dead_letters.replay(database, claim.job_id) for _ in range(REPLAYS))
         )
         assert sum(answer.count for answer in answers) == 1
-        request = runs.ClaimRequest(claim.job_id, uuid4(), 2)
-        (again,) = await runs.claim(database, [request], worker_id=worker_id, types=TYPES)
-        assert isinstance(again, runs.Claim)
+        request = claims.ClaimRequest(claim.job_id, uuid4(), 2)
+        (again,) = await claims.claim(database, [request], worker_id=worker_id, types=TYPES)
+        assert isinstance(again, claims.Claim)
         assert again.run_epoch == claim.run_epoch + 1
         await runs.settle(database, [_settle(again, Succeeded(None))], worker_id=worker_id)
         return "one"
@@ -157,13 +157,13 @@ async def test_claim_against_mark(database: Database) -> None:
 
     async def race() -> str:
         item = submission()
-        await jobs.submit(database, [item], queue_depth_max=None)
-        request = runs.ClaimRequest(item.id, uuid4(), 1)
+        await submissions.submit(database, [item], queue_depth_max=None)
+        request = claims.ClaimRequest(item.id, uuid4(), 1)
         (claim,), marked = await asyncio.gather(
-            runs.claim(database, [request], worker_id=worker_id, types=TYPES),
+            claims.claim(database, [request], worker_id=worker_id, types=TYPES),
             outbox.mark_queued(database, [(item.id, 1)]),
         )
-        assert isinstance(claim, runs.Claim)
+        assert isinstance(claim, claims.Claim)
         await runs.settle(database, [_settle(claim, Succeeded(None))], worker_id=worker_id)
         return "marked first" if marked else "claimed first"
 

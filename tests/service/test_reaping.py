@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
-from headway_core import events, jobs, leases
+from headway_core import events, jobs, leases, submissions
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
 from headway_core.hint_codec import EventHint
@@ -69,7 +69,7 @@ class Scene:
 
 async def running_job(database: Database, worker: PlayedWorker) -> UUID:
     item = Submission(id=uuid7(), type=JOB_TYPE, request_hash=b"", traceparent=TRACEPARENT)
-    await jobs.submit(database, [item], queue_depth_max=None)
+    await submissions.submit(database, [item], queue_depth_max=None)
     await worker.claim(item.id)
     return item.id
 

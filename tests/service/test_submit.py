@@ -16,7 +16,6 @@ from headway.v1 import (
     RetryPolicy,
     SubmitJobRequest,
 )
-from headway_core import runs
 from headway_core.database import Database
 from tests.service.conftest import JOB_TYPE
 from tests.service.serving import Served, refusal, serving
@@ -303,5 +302,5 @@ async def test_a_job_of_each_batch_can_be_claimed(served: Served, worker: Played
         await served.stub.BatchSubmitJobs(BatchSubmitJobsRequest(requests=requests))
     ).responses
     claims = [await worker.claim(response.job.id) for response in responses]
-    assert all(isinstance(claim, runs.Claim) for claim in claims)
+    assert all(isinstance(claim, claims.Claim) for claim in claims)
     assert len({claim.traceparent[3:35] for claim in claims}) == 3

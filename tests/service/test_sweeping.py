@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
-from headway_core import jobs, outbox
+from headway_core import outbox, submissions
 from headway_core.database import Database
 from headway_core.job import Dispatch, Submission
 from headway_server import sweeper as sweeper_module
@@ -60,7 +60,7 @@ async def submit(database: Database, count: int = 1) -> list[UUID]:
         Submission(id=uuid7(), type=JOB_TYPE, request_hash=b"", traceparent=TRACEPARENT)
         for _ in range(count)
     ]
-    await jobs.submit(database, items, queue_depth_max=None)
+    await submissions.submit(database, items, queue_depth_max=None)
     await database.execute("DELETE FROM outbox")
     return [item.id for item in items]
 

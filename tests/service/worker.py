@@ -4,7 +4,7 @@ from datetime import timedelta
 from random import Random
 from uuid import UUID, uuid4
 
-from headway_core import leases, runs
+from headway_core import claims, leases, runs, steps
 from headway_core.content import json_content
 from headway_core.database import Database
 from headway_core.job import JobError, Progress, RetryPolicy
@@ -35,15 +35,15 @@ class PlayedWorker:
         )
         return worker
 
-    async def claim(self, job_id: str | UUID) -> runs.Claim:
-        request = runs.ClaimRequest(UUID(str(job_id)), uuid4(), 1)
-        (outcome,) = await runs.claim(
+    async def claim(self, job_id: str | UUID) -> claims.Claim:
+        request = claims.ClaimRequest(UUID(str(job_id)), uuid4(), 1)
+        (outcome,) = await claims.claim(
             self._database, [request], worker_id=self.id, types=self._types
         )
-        assert isinstance(outcome, runs.Claim), outcome
+        assert isinstance(outcome, claims.Claim), outcome
         return outcome
 
-    async def settle(self, claim: runs.Claim, outcome: Outcome) -> runs.Settled | runs.Fenced:
+    async def settle(self, claim: claims.Claim, outcome: Outcome) -> runs.Settled | runs.Fenced:
         settlement = decide(claim.budget, outcome, random=Random(1))
         item = runs.Settle(claim.job_id, claim.run_epoch, claim.claim_id, settlement)
         (settled,) = await runs.settle(self._database, [item], worker_id=self.id)
@@ -60,8 +60,8 @@ class PlayedWorker:
         failed = Failed(JobError("PermanentError", message, retryable=False))
         assert isinstance(await self.settle(claim, failed), runs.Settled)
 
-    async def step(self, claim: runs.Claim, name: str) -> None:
-        await runs.complete_step(
+    async def step(self, claim: claims.Claim, name: str) -> None:
+        await steps.complete_step(
             self._database,
             job_id=claim.job_id,
             run_epoch=claim.run_epoch,
@@ -70,5 +70,5 @@ class PlayedWorker:
             result=json_content({}),
         )
 
-    async def save_progress(self, claim: runs.Claim, progress: Progress) -> None:
+    async def save_progress(self, claim: claims.Claim, progress: Progress) -> None:
         await runs.save_progress(self._database, [(claim.job_id, claim.run_epoch, progress)])

@@ -8,14 +8,14 @@ from uuid import UUID, uuid4
 import pytest
 from uuid_utils.compat import uuid7
 
-from headway_core import jobs, leases
+from headway_core import leases, submissions
 from headway_core.database import Database
 from headway_core.job import RetryPolicy, Submission
 
 LEASE = timedelta(seconds=15)
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
-Submit = Callable[..., Awaitable[jobs.Submitted]]
+Submit = Callable[..., Awaitable[submissions.Submitted]]
 Register = Callable[..., Awaitable[UUID]]
 
 
@@ -37,9 +37,11 @@ def submission(type_: str = "noop", **given: object) -> Submission:
 def submit(database: Database) -> Submit:
     """Submit one job and return what came of it."""
 
-    async def submit(type_: str = "noop", **given: object) -> jobs.Submitted:
-        (outcome,) = await jobs.submit(database, [submission(type_, **given)], queue_depth_max=None)
-        assert isinstance(outcome, jobs.Submitted)
+    async def submit(type_: str = "noop", **given: object) -> submissions.Submitted:
+        (outcome,) = await submissions.submit(
+            database, [submission(type_, **given)], queue_depth_max=None
+        )
+        assert isinstance(outcome, submissions.Submitted)
         return outcome
 
     return submit

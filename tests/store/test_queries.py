@@ -14,10 +14,10 @@ NAMES = [(table, name) for table in TABLES for name in queries.load(table).texts
 
 BATCH_STATEMENTS = [
     ("outbox", "mark_queued"),
-    ("runs", "claim"),
+    ("claims", "claim"),
     ("runs", "settle"),
     ("runs", "save_progress"),
-    ("runs", "complete_step"),
+    ("steps", "complete_step"),
     ("sweeps", "redispatch"),
     ("dead_letters", "replay"),
     ("jobs", "cancel"),

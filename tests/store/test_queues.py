@@ -8,7 +8,7 @@ import pytest
 from headway_core.database import Database
 from headway_core.errors import TooManyQueues
 from headway_core.job import QUEUES_MAX
-from headway_core.jobs import add_queues
+from headway_core.queues import make_known
 from tests.store.conftest import Register, Submit
 
 WAITS_FOR_THE_LOCK = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -25,7 +25,7 @@ async def named_meanwhile(database: Database, name: str, second: Naming) -> None
 
     async with asyncio.TaskGroup() as group:
         async with database.transaction() as first:
-            assert await add_queues(first, [name]) == {name}
+            assert await make_known(first, [name]) == {name}
             waiting = group.create_task(run())
             async with asyncio.timeout(10):
                 # Postgres tells nobody who waits.
@@ -52,7 +52,7 @@ async def test_a_submit_to_a_queue_that_another_is_naming_is_accepted(
 async def test_the_last_free_place_is_given_once(database: Database, register: Register) -> None:
     """The loser of that race is refused, not the bound exceeded."""
     names = [f"queue-{number}" for number in range(QUEUES_MAX - 2)]
-    await database.transact(lambda connection: add_queues(connection, names))  # and `default`
+    await database.transact(lambda connection: make_known(connection, names))  # and `default`
     with pytest.raises(ExceptionGroup) as refused:
         await named_meanwhile(database, "winner", lambda: register("noop", queue="loser"))
     assert isinstance(refused.value.exceptions[0], TooManyQueues)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from random import Random
 from uuid import UUID, uuid4
 
-from headway_core import dead_letters, jobs, leases, outbox, runs, sweeps
+from headway_core import claims, dead_letters, jobs, leases, outbox, runs, submissions, sweeps
 from headway_core.database import Database
 from headway_core.errors import JobNotDead
 from headway_core.job import JobError, RetryPolicy
@@ -36,11 +36,11 @@ class Actors:
     async def work(self, register: Register, lease_seconds: float) -> None:
         lease = timedelta(seconds=lease_seconds)
         worker = await register(lease=lease)
-        held: list[runs.Claim] = []
+        held: list[claims.Claim] = []
         while time.monotonic() < self.ends_at:
-            requests = [runs.ClaimRequest(job_id, uuid4(), 1) for job_id in self.some(12)]
-            outcomes = await runs.claim(self.database, requests, worker_id=worker, types=TYPES)
-            held += [outcome for outcome in outcomes if isinstance(outcome, runs.Claim)]
+            requests = [claims.ClaimRequest(job_id, uuid4(), 1) for job_id in self.some(12)]
+            outcomes = await claims.claim(self.database, requests, worker_id=worker, types=TYPES)
+            held += [outcome for outcome in outcomes if isinstance(outcome, claims.Claim)]
             self.random.shuffle(held)
             ending, held = held[:8], held[8:]
             items = [
@@ -108,7 +108,7 @@ async def test_no_transition_breaks_a_history_or_locks_up_another(
     print(f"HEADWAY_TEST_SEED={seed}")
     policy = RetryPolicy(5, timedelta(0), timedelta(0), 1.0)
     items = [submission(retry_policy=policy) for _ in range(120)]
-    await jobs.submit(database, items, queue_depth_max=None)
+    await submissions.submit(database, items, queue_depth_max=None)
     actors = Actors(database, [item.id for item in items], seed)
     deadlocks = await _deadlocks(database)
     async with asyncio.TaskGroup() as group:

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from headway_core import dead_letters, events, jobs, leases, outbox, runs
+from headway_core import claims, dead_letters, events, jobs, leases, outbox, runs, steps
 from headway_core.content import Content, ContentKind, json_content
 from headway_core.database import Database
 from headway_core.errors import JobNotDead
@@ -21,25 +21,25 @@ from .conftest import Register, Submit
 TYPES = frozenset({"noop"})
 
 
-async def claim(database: Database, worker: UUID, job_id: UUID) -> runs.ClaimOutcome:
-    request = runs.ClaimRequest(job_id, uuid4(), 1)
-    (outcome,) = await runs.claim(database, [request], worker_id=worker, types=TYPES)
+async def claim(database: Database, worker: UUID, job_id: UUID) -> claims.ClaimOutcome:
+    request = claims.ClaimRequest(job_id, uuid4(), 1)
+    (outcome,) = await claims.claim(database, [request], worker_id=worker, types=TYPES)
     return outcome
 
 
-async def must_claim(database: Database, worker: UUID, job_id: UUID) -> runs.Claim:
+async def must_claim(database: Database, worker: UUID, job_id: UUID) -> claims.Claim:
     outcome = await claim(database, worker, job_id)
-    assert isinstance(outcome, runs.Claim), outcome
+    assert isinstance(outcome, claims.Claim), outcome
     return outcome
 
 
-def end(claimed: runs.Claim, outcome: Outcome) -> runs.Settle:
+def end(claimed: claims.Claim, outcome: Outcome) -> runs.Settle:
     settlement = decide(claimed.budget, outcome, random=Random(1))
     return runs.Settle(claimed.job_id, claimed.run_epoch, claimed.claim_id, settlement)
 
 
 async def settle(
-    database: Database, worker: UUID, claimed: runs.Claim, outcome: Outcome
+    database: Database, worker: UUID, claimed: claims.Claim, outcome: Outcome
 ) -> runs.Settled | runs.Fenced:
     (settled,) = await runs.settle(database, [end(claimed, outcome)], worker_id=worker)
     return settled
@@ -63,7 +63,7 @@ async def test_a_job_goes_from_submit_to_completed(
     claimed = await must_claim(database, worker, submitted.job.id)
     assert (claimed.run_epoch, claimed.attempt, claimed.sequence) == (1, 1, 2)
     assert claimed.payload == Content(ContentKind.JSON, b'{"n":1}')
-    stored = await runs.complete_step(
+    stored = await steps.complete_step(
         database,
         job_id=claimed.job_id,
         run_epoch=1,
@@ -71,8 +71,8 @@ async def test_a_job_goes_from_submit_to_completed(
         name="fetch",
         result=json_content([1]),
     )
-    assert stored == runs.StepStored(3)
-    assert await runs.load_steps(database, claimed.job_id) == {"fetch": json_content([1])}
+    assert stored == steps.StepStored(3)
+    assert await steps.load_steps(database, claimed.job_id) == {"fetch": json_content([1])}
     done = await settle(database, worker, claimed, Succeeded(json_content({"ok": True})))
     assert done == runs.Settled(JobState.COMPLETED, 4)
     job = await jobs.get(database, claimed.job_id, full=True)
@@ -109,13 +109,13 @@ async def test_a_claim_run_twice_finds_its_own_claim(
 ) -> None:
     """The rerun of a claim must not start a second run, nor forget the first."""
     worker = await register()
-    request = runs.ClaimRequest((await submit()).job.id, uuid4(), 1)
-    first = await runs.claim(database, [request], worker_id=worker, types=TYPES)
-    again = await runs.claim(database, [request], worker_id=worker, types=TYPES)
+    request = claims.ClaimRequest((await submit()).job.id, uuid4(), 1)
+    first = await claims.claim(database, [request], worker_id=worker, types=TYPES)
+    again = await claims.claim(database, [request], worker_id=worker, types=TYPES)
     assert first == again
-    other = runs.ClaimRequest(request.job_id, uuid4(), 1)
-    assert await runs.claim(database, [other], worker_id=worker, types=TYPES) == [
-        runs.NothingToDo()
+    other = claims.ClaimRequest(request.job_id, uuid4(), 1)
+    assert await claims.claim(database, [other], worker_id=worker, types=TYPES) == [
+        claims.NothingToDo()
     ]
 
 
@@ -124,11 +124,11 @@ async def test_a_stale_claim_id_on_a_waiting_job_is_no_claim(
 ) -> None:
     """A rerun counts only while the row is RUNNING: else it would run unowned (model, trace 1)."""
     worker = await register()
-    request = runs.ClaimRequest((await submit()).job.id, uuid4(), 1)
-    await runs.claim(database, [request], worker_id=worker, types=TYPES)
+    request = claims.ClaimRequest((await submit()).job.id, uuid4(), 1)
+    await claims.claim(database, [request], worker_id=worker, types=TYPES)
     await runs.interrupt_unheld(database, worker, [(request.job_id, 1)])
-    (outcome,) = await runs.claim(database, [request], worker_id=worker, types=TYPES)
-    assert isinstance(outcome, runs.Claim)
+    (outcome,) = await claims.claim(database, [request], worker_id=worker, types=TYPES)
+    assert isinstance(outcome, claims.Claim)
     assert outcome.run_epoch == 2
 
 
@@ -139,7 +139,7 @@ async def test_no_claim_without_a_live_lease(
     worker = await register(lease=timedelta(milliseconds=1))
     await asyncio.sleep(0.01)
     job_id = (await submit()).job.id
-    assert await claim(database, worker, job_id) == runs.LeaseLapsed()
+    assert await claim(database, worker, job_id) == claims.LeaseLapsed()
     assert (await leases.beat(database, [worker], lease=timedelta(seconds=15)))[worker]
     await must_claim(database, worker, job_id)
 
@@ -150,26 +150,26 @@ async def test_a_type_without_handler_is_declined_and_due_when_one_registers(
     """The job waits with backoff, spends nothing, and takes the handler's queue and policy."""
     worker = await register("other")
     job_id = (await submit("late.type")).job.id
-    (outcome,) = await runs.claim(
-        database, [runs.ClaimRequest(job_id, uuid4(), 1)], worker_id=worker, types={"other"}
+    (outcome,) = await claims.claim(
+        database, [claims.ClaimRequest(job_id, uuid4(), 1)], worker_id=worker, types={"other"}
     )
-    assert outcome == runs.TypeLacking()
-    declined = await runs.decline(
+    assert outcome == claims.TypeLacking()
+    declined = await claims.decline(
         database, job_id, worker_id=worker, dispatch_no=1, types={"other"}
     )
-    assert declined == runs.Declined()
-    again = await runs.decline(database, job_id, worker_id=worker, dispatch_no=1, types={"other"})
-    assert again == runs.NothingToDo()
+    assert declined == claims.Declined()
+    again = await claims.decline(database, job_id, worker_id=worker, dispatch_no=1, types={"other"})
+    assert again == claims.NothingToDo()
     job = await jobs.get(database, job_id, full=False)
     assert job.next_attempt_time is not None
     assert job.next_attempt_time > job.create_time + timedelta(milliseconds=900)
     late = await register("late.type", queue="slow", max_attempts=9)
     job = await jobs.get(database, job_id, full=False)
     assert (job.queue, job.max_attempts, job.attempt) == ("slow", 9, 0)
-    (outcome,) = await runs.claim(
-        database, [runs.ClaimRequest(job_id, uuid4(), 1)], worker_id=late, types={"late.type"}
+    (outcome,) = await claims.claim(
+        database, [claims.ClaimRequest(job_id, uuid4(), 1)], worker_id=late, types={"late.type"}
     )
-    assert isinstance(outcome, runs.Claim)
+    assert isinstance(outcome, claims.Claim)
 
 
 async def test_a_zombies_writes_change_nothing(
@@ -181,7 +181,7 @@ async def test_a_zombies_writes_change_nothing(
     await leases.end(database, first, how=leases.LeaseEnd.DIED, message="died")
     new = await must_claim(database, second, old.job_id)
     assert await settle(database, first, old, Succeeded(None)) == runs.Fenced()
-    step = await runs.complete_step(
+    step = await steps.complete_step(
         database,
         job_id=old.job_id,
         run_epoch=1,
@@ -215,7 +215,7 @@ async def test_a_death_alone_is_charged_and_a_death_in_company_is_not(
     fourth = await register()
     first = await must_claim(database, fourth, many[0])
     assert first.isolation is Isolation.ALONE
-    assert await claim(database, fourth, many[1]) == runs.MustRunAlone()
+    assert await claim(database, fourth, many[1]) == claims.MustRunAlone()
 
 
 async def test_a_job_that_always_kills_its_worker_dies_of_it(

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from headway_core import jobs, outbox
+from headway_core import jobs, outbox, submissions
 from headway_core.content import json_content
 from headway_core.database import Database
 from headway_core.errors import IdempotencyKeyReused, JobNotFound, QueueFull, TooManyQueues
@@ -20,10 +20,10 @@ async def test_a_submit_run_again_stores_one_job(database: Database) -> None:
     """After an unknown commit the same submission is written again, with and without a key."""
     for key in (None, "k"):
         item = submission(idempotency_key=key)
-        (first,) = await jobs.submit(database, [item], queue_depth_max=None)
-        (again,) = await jobs.submit(database, [item], queue_depth_max=None)
-        assert isinstance(first, jobs.Submitted)
-        assert isinstance(again, jobs.Submitted)
+        (first,) = await submissions.submit(database, [item], queue_depth_max=None)
+        (again,) = await submissions.submit(database, [item], queue_depth_max=None)
+        assert isinstance(first, submissions.Submitted)
+        assert isinstance(again, submissions.Submitted)
         assert first.job.id == again.job.id == item.id
         assert first.created
         assert again.created
@@ -35,11 +35,13 @@ async def test_two_hundred_submits_with_one_key_make_one_job(database: Database)
     items = [submission(idempotency_key="one", request_hash=b"h") for _ in range(200)]
     answers = await asyncio.gather(
         *(
-            jobs.submit(database, items[start : start + 10], queue_depth_max=None)
+            submissions.submit(database, items[start : start + 10], queue_depth_max=None)
             for start in range(0, 200, 10)
         )
     )
-    submitted = [one for answer in answers for one in answer if isinstance(one, jobs.Submitted)]
+    submitted = [
+        one for answer in answers for one in answer if isinstance(one, submissions.Submitted)
+    ]
     assert len({one.job.id for one in submitted}) == 1
     assert Counter(one.created for one in submitted) == {True: 1, False: 199}
 
@@ -50,10 +52,12 @@ async def test_a_key_with_another_request_is_refused_alone(
     """The others of the shared commit are stored, and the refusal names the first job."""
     first = await submit(idempotency_key="k", request_hash=b"1")
     other = submission(idempotency_key="k", request_hash=b"2")
-    refused, stored = await jobs.submit(database, [other, submission()], queue_depth_max=None)
+    refused, stored = await submissions.submit(
+        database, [other, submission()], queue_depth_max=None
+    )
     assert isinstance(refused, IdempotencyKeyReused)
     assert refused.job_id == first.job.id
-    assert isinstance(stored, jobs.Submitted)
+    assert isinstance(stored, submissions.Submitted)
     with pytest.raises(JobNotFound):
         await jobs.get(database, other.id, full=False)
 
@@ -64,27 +68,29 @@ async def test_a_batch_is_stored_whole_or_not_at_all(database: Database, submit:
     items = [submission() for _ in range(5)]
     items[3] = submission(idempotency_key="k", request_hash=b"2")
     with pytest.raises(IdempotencyKeyReused) as caught:
-        await jobs.submit_all(database, items, queue_depth_max=None)
+        await submissions.submit_all(database, items, queue_depth_max=None)
     assert caught.value.index == 3
     assert await jobs.get_many(database, [item.id for item in items]) == []
     del items[3]
-    stored = await jobs.submit_all(database, items, queue_depth_max=None)
+    stored = await submissions.submit_all(database, items, queue_depth_max=None)
     assert [one.job.id for one in stored] == [item.id for item in items]
-    again = await jobs.submit_all(database, items, queue_depth_max=None)
+    again = await submissions.submit_all(database, items, queue_depth_max=None)
     assert [one.job.id for one in again] == [item.id for item in items]
 
 
 async def test_a_new_queue_is_made_known_up_to_the_limit(database: Database) -> None:
     """A caller that invents queue names without end is stopped."""
     names = [f"q{number}" for number in range(QUEUES_MAX - 1)]
-    stored = await jobs.submit(
+    stored = await submissions.submit(
         database, [submission(queue=name) for name in names], queue_depth_max=None
     )
-    assert {one.job.queue for one in stored if isinstance(one, jobs.Submitted)} == set(names)
-    (refused,) = await jobs.submit(database, [submission(queue="more")], queue_depth_max=None)
+    assert {one.job.queue for one in stored if isinstance(one, submissions.Submitted)} == set(names)
+    (refused,) = await submissions.submit(
+        database, [submission(queue="more")], queue_depth_max=None
+    )
     assert isinstance(refused, TooManyQueues)
     with pytest.raises(TooManyQueues):
-        await jobs.submit_all(database, [submission(queue="more")], queue_depth_max=None)
+        await submissions.submit_all(database, [submission(queue="more")], queue_depth_max=None)
 
 
 async def test_a_full_queue_refuses_what_overflows_it_but_not_what_is_in_it(
@@ -93,12 +99,12 @@ async def test_a_full_queue_refuses_what_overflows_it_but_not_what_is_in_it(
     """The limit holds within one shared commit; a known key is answered even when all is full."""
     keyed = submission(idempotency_key="k", request_hash=b"1")
     items = [keyed, *(submission() for _ in range(4)), submission(queue="other")]
-    answers = await jobs.submit(database, items, queue_depth_max=3)
+    answers = await submissions.submit(database, items, queue_depth_max=3)
     kinds = [type(answer).__name__ for answer in answers]
     assert kinds == ["Submitted"] * 3 + ["QueueFull"] * 2 + ["Submitted"]
     again = submission(idempotency_key="k", request_hash=b"1")
-    repeated, refused = await jobs.submit(database, [again, submission()], queue_depth_max=3)
-    assert isinstance(repeated, jobs.Submitted)
+    repeated, refused = await submissions.submit(database, [again, submission()], queue_depth_max=3)
+    assert isinstance(repeated, submissions.Submitted)
     assert repeated.job.id == keyed.id
     assert isinstance(refused, QueueFull)
     assert (refused.queue, refused.limit, refused.depth) == ("default", 3, 3)

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+from headway_core.claims import Claim
 from headway_core.job import DEFAULT_POLICY
-from headway_core.runs import Claim
 from headway_core.states import Isolation
 
 

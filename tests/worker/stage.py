@@ -20,7 +20,7 @@ import psutil
 from pydantic import SecretStr
 from uuid_utils.compat import uuid7
 
-from headway_core import events, jobs, leases, outbox
+from headway_core import events, jobs, leases, outbox, submissions
 from headway_core.content import Content, json_content
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
@@ -87,8 +87,8 @@ class Stage:
             payload=content,
             **rest,
         )
-        (submitted,) = await jobs.submit(self.database, [submission], queue_depth_max=None)
-        assert isinstance(submitted, jobs.Submitted)
+        (submitted,) = await submissions.submit(self.database, [submission], queue_depth_max=None)
+        assert isinstance(submitted, submissions.Submitted)
         return submission.id
 
     async def job(self, job_id: UUID) -> Job:

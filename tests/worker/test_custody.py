@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from headway_core import leases, runs
+from headway_core import claims, leases, runs
+from headway_core.claims import ClaimRequest
 from headway_core.leases import LeaseEnd
-from headway_core.runs import ClaimRequest
 from headway_core.states import JobState
 from headway_worker import Context, Jobs
 from tests.service.proxy import proxied
@@ -183,7 +183,7 @@ async def test_a_run_in_our_name_that_we_do_not_hold_is_interrupted(stage: Stage
         running.engine.consumer.quiet("drain")
         await running.engine.consumer.wait_quiet()
         job_id = await stage.submit("hold")
-        await runs.claim(
+        await claims.claim(
             stage.database,
             [ClaimRequest(job_id, UUID(int=1), 1)],
             worker_id=running.worker_id,

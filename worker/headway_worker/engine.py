@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 
+from headway_core import claims
 from headway_core import runs as store
 from headway_core.batching import GroupCommit
 from headway_core.database import Database
@@ -181,7 +182,7 @@ class Engine:
             types=types,
             database=database,
             claims=GroupCommit(
-                lambda items: store.claim(database, items, worker_id=worker_id, types=types),
+                lambda items: claims.claim(database, items, worker_id=worker_id, types=types),
                 linger=linger,
                 key=lambda item: item.job_id,
             ),

@@ -10,10 +10,10 @@ from uuid import UUID
 
 import structlog
 
+from headway_core.claims import Claim
 from headway_core.database import Database
 from headway_core.hints import EventHint, HintPublisher
 from headway_core.outcomes import Outcome, WorkerLost
-from headway_core.runs import Claim
 from headway_core.states import Isolation
 from headway_core.telemetry import Telemetry, TraceContext
 from headway_worker.child_messages import Start

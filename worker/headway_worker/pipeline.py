@@ -19,8 +19,18 @@ from uuid import UUID
 
 import structlog
 
-from headway_core import runs as store
+from headway_core import claims
 from headway_core.batching import GroupCommit
+from headway_core.claims import (
+    Claim,
+    ClaimOutcome,
+    ClaimRequest,
+    Declined,
+    LeaseLapsed,
+    MustRunAlone,
+    NothingToDo,
+    TypeLacking,
+)
 from headway_core.database import Database
 from headway_core.failpoints import failpoint
 from headway_core.hints import EventHint, HintPublisher, OutboxHint
@@ -36,19 +46,7 @@ from headway_core.outcomes import (
     TimedOut,
     WorkerLost,
 )
-from headway_core.runs import (
-    Claim,
-    ClaimOutcome,
-    ClaimRequest,
-    Declined,
-    Fenced,
-    LeaseLapsed,
-    MustRunAlone,
-    NothingToDo,
-    Settle,
-    Settled,
-    TypeLacking,
-)
+from headway_core.runs import Fenced, Settle, Settled
 from headway_core.settlement import decide
 from headway_core.telemetry import RunSpan, Telemetry
 from headway_worker.conclusion import Lost
@@ -118,7 +116,7 @@ class Pipeline:
         return LeaseLapsed()  # it went back with its channel, to whoever gets it next
 
     async def _claim_single(self, request: ClaimRequest) -> ClaimOutcome:
-        outcomes = await store.claim(
+        outcomes = await claims.claim(
             self.database, [request], worker_id=self.worker_id, types=self.types
         )
         if isinstance(outcomes[0], Claim) and self.consumer.held > 1:
@@ -156,7 +154,7 @@ class Pipeline:
     async def _decline(self, delivery: Delivery) -> None:
         """Give back a job that this worker has no handler for; later, or to others."""
         outcome = await until_answered(
-            lambda: store.decline(
+            lambda: claims.decline(
                 self.database,
                 delivery.job_id,
                 worker_id=self.worker_id,

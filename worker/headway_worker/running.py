@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from uuid import UUID, uuid4
 
-from headway_core.runs import Claim
+from headway_core.claims import Claim
 from headway_worker.endings import Ending, Stop
 from headway_worker.progress import ProgressMeter
 

@@ -6,10 +6,11 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from headway_core import runs
+from headway_core import steps
+from headway_core.claims import Claim
 from headway_core.content import Content
 from headway_core.database import Database
-from headway_core.runs import Claim, Fenced
+from headway_core.runs import Fenced
 from headway_worker.endings import Stop
 from headway_worker.handler_errors import JobCancelled
 from headway_worker.lease import Lease
@@ -59,7 +60,7 @@ class StoredSteps:
         self._check()
         if self._known is None:
             self._known = await until_answered(
-                lambda: runs.load_steps(self._database, self._claim.job_id)
+                lambda: steps.load_steps(self._database, self._claim.job_id)
             )
         if name in self._known:
             return self._known[name]
@@ -72,7 +73,7 @@ class StoredSteps:
     async def keep(self, name: str, result: Content) -> None:
         """Store a result, however long Postgres is away. JobCancelled if the run was lost."""
         outcome = await until_answered(
-            lambda: runs.complete_step(
+            lambda: steps.complete_step(
                 self._database,
                 job_id=self._claim.job_id,
                 run_epoch=self._claim.run_epoch,

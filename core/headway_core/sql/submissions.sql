@@ -1,0 +1,92 @@
+-- name: submit
+-- Store new jobs with event 1, outbox row and idempotency key.
+-- $1 ids, $2 types, $3 queues (null: the handler's), $4 priorities, $5 keys (null: none), $6 request hashes,
+-- $7 delays (null: none), $8 run times (null: none), $9 max_attempts, $10 initial_backoffs,
+-- $11 max_backoffs, $12 multipliers, $13 timeouts (null: the handler's), $14 labels as JSON,
+-- $15 traceparents, $16 tracestates, $17 payload kinds, $18 payload types, $19 payloads,
+-- $20 how long a due row is left to this process.
+-- An item without a row in the answer has a key or an ID that is there already, or an unknown queue.
+WITH item AS (
+    SELECT *
+    FROM unnest(
+        $1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::text[], $6::bytea[], $7::interval[],
+        $8::timestamptz[], $9::integer[], $10::interval[], $11::interval[], $12::double precision[],
+        $13::interval[], $14::text[], $15::text[], $16::text[], $17::smallint[], $18::text[], $19::bytea[]
+    ) AS t (
+        id, type, queue, priority, key, request_hash, delay, run_time, max_attempts, initial_backoff,
+        max_backoff, multiplier, timeout, labels, traceparent, tracestate, payload_kind, payload_type, payload
+    )
+    WHERE queue IS NULL OR EXISTS (SELECT FROM queues WHERE name = t.queue)
+), keyed AS (
+    INSERT INTO idempotency_keys (key, job_id, request_hash)
+    SELECT key, id, request_hash FROM item WHERE key IS NOT NULL ORDER BY key
+    ON CONFLICT (key) DO NOTHING
+    RETURNING job_id
+), job AS (
+    INSERT INTO jobs (
+        id, type, queue, queue_given, priority, state, wait_time, max_attempts, initial_backoff,
+        max_backoff, multiplier, timeout, labels, traceparent, tracestate, payload_kind, payload_type, payload
+    )
+    SELECT
+        item.id, item.type, coalesce(item.queue, known.queue, 'default'), item.queue IS NOT NULL,
+        item.priority, 1,
+        greatest(coalesce(item.run_time, clock_timestamp() + item.delay), clock_timestamp()),
+        coalesce(item.max_attempts, known.max_attempts),
+        coalesce(item.initial_backoff, known.initial_backoff),
+        coalesce(item.max_backoff, known.max_backoff),
+        coalesce(item.multiplier, known.multiplier), coalesce(item.timeout, known.timeout),
+        item.labels::jsonb, item.traceparent, item.tracestate,
+        item.payload_kind, item.payload_type, item.payload
+    FROM item LEFT JOIN job_types AS known ON known.type = item.type
+    WHERE item.key IS NULL OR item.id IN (SELECT job_id FROM keyed)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id, queue, priority, max_attempts, create_time, wait_time
+), event AS (
+    INSERT INTO job_events (job_id, sequence, type, state, attempt, run_epoch, next_attempt_time)
+    SELECT id, 1, 1, 1, 0, 0, wait_time FROM job
+), sent AS (
+    INSERT INTO outbox (job_id, dispatch_no, queue, priority, available_at, reserved_until)
+    SELECT
+        id, 1, queue, priority, wait_time,
+        CASE WHEN wait_time <= clock_timestamp() THEN clock_timestamp() + $20::interval END
+    FROM job
+    RETURNING id, job_id, reserved_until IS NOT NULL AS reserved
+)
+SELECT job.*, sent.id AS outbox_id, sent.reserved FROM job JOIN sent ON sent.job_id = job.id
+
+-- name: find_submitted
+-- What stands in the way of submissions that made no row.
+-- $1 ids, $2 keys, $3 queues.
+SELECT
+    item.id, stored.job_id AS key_job_id, stored.request_hash,
+    jobs.id IS NOT NULL AS stored_before,
+    item.queue IS NOT NULL AND queues.name IS NULL AS queue_unknown
+FROM unnest($1::uuid[], $2::text[], $3::text[]) AS item (id, key, queue)
+LEFT JOIN idempotency_keys AS stored ON stored.key = item.key
+LEFT JOIN jobs ON jobs.id = item.id
+LEFT JOIN queues ON queues.name = item.queue
+
+-- name: measure_depth
+-- For each item its queue, how many jobs wait in it (counted up to $4) and since when the first does.
+-- $1 types, $2 queues (null: the handler's), $3 keys, $4 count at most.
+WITH item AS (
+    SELECT
+        n, coalesce(t.queue, known.queue, 'default') AS queue,
+        EXISTS (SELECT FROM idempotency_keys AS stored WHERE stored.key = t.key) AS repeated
+    FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS t (type, queue, key, n)
+    LEFT JOIN job_types AS known ON known.type = t.type
+), depth AS (
+    SELECT
+        name AS queue,
+        (SELECT count(*) FROM (
+            SELECT FROM jobs
+            WHERE wait_time IS NOT NULL AND state IN (1, 2, 5) AND jobs.queue = name
+            LIMIT $4
+        ) AS waiting) AS depth,
+        (SELECT min(wait_time) FROM jobs
+            WHERE wait_time IS NOT NULL AND state = 2 AND jobs.queue = name) AS oldest_wait_time
+    FROM (SELECT DISTINCT queue AS name FROM item) AS named
+)
+SELECT item.queue, repeated, depth, clock_timestamp() - oldest_wait_time AS oldest_wait
+FROM item JOIN depth ON depth.queue = item.queue
+ORDER BY n

@@ -1,0 +1,288 @@
+"""Submit jobs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from headway_core import jobs, queues, rows
+from headway_core.database import Connection, Database, Record
+from headway_core.errors import (
+    IdempotencyKeyReused,
+    JobNotFound,
+    QueueFull,
+    Refused,
+    StoreUnavailable,
+    TooManyQueues,
+)
+from headway_core.job import DEFAULT_POLICY, QUEUES_MAX, Dispatch, Job, Submission
+from headway_core.queries import load
+from headway_core.states import JobState
+
+SQL: Final = load("submissions")
+
+FAST_PATH: Final = timedelta(seconds=1)
+"""How long a new outbox row is left to the process that wrote it."""
+_RETRY_AFTER_MIN: Final = timedelta(seconds=1)
+_RETRY_AFTER_MAX: Final = timedelta(seconds=60)
+_PASSES_MAX: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """An accepted submission."""
+
+    job: Job
+    created: bool
+    """False: the idempotency key named a job that was there."""
+    dispatch: Dispatch | None
+    """The job's message, left to this process for FAST_PATH. None: due later, or not created."""
+
+
+async def submit(
+    database: Database, submissions: Sequence[Submission], *, queue_depth_max: int | None
+) -> list[Submitted | Refused]:
+    """Store jobs that have nothing to do with each other in one commit; a refusal concerns one of
+    them.
+
+    Safe to run again with the same submissions after an unknown commit. Raises StoreUnavailable.
+    """
+    outcomes: dict[UUID, Submitted | Refused] = {}
+    if queue_depth_max is not None:
+        outcomes.update(await _refuse_what_overflows(database, submissions, queue_depth_max))
+    left = [item for item in submissions if item.id not in outcomes]
+    for _ in range(_PASSES_MAX):
+        if not left:
+            break
+        stored = _stored(left, await database.fetch(SQL.submit, *_columns(left)))
+        outcomes.update(stored)
+        left = [item for item in left if item.id not in stored]
+        if left:
+            outcomes.update(await _explain(database, left))
+            left = [item for item in left if item.id not in outcomes]
+    if left:
+        raise StoreUnavailable("a submit met others with the same key too often")
+    return [outcomes[item.id] for item in submissions]
+
+
+async def submit_all(
+    database: Database, submissions: Sequence[Submission], *, queue_depth_max: int | None
+) -> list[Submitted]:
+    """Store all jobs in one commit, or none.
+
+    Raises the first Refused, its `index` telling which submission, or StoreUnavailable.
+    """
+    if queue_depth_max is not None:
+        _raise_first(
+            submissions, await _refuse_what_overflows(database, submissions, queue_depth_max)
+        )
+    await _make_queues_known(database, submissions)
+
+    async def store(connection: Connection) -> dict[UUID, Submitted]:
+        stored = _stored(submissions, await connection.fetch(SQL.submit, *_columns(submissions)))
+        left = [item for item in submissions if item.id not in stored]
+        for item, found in zip(left, await _find(connection, left), strict=True):
+            refused_or_job = _judge(item, found)
+            if isinstance(refused_or_job, Refused):
+                refused_or_job.index = submissions.index(item)
+                raise refused_or_job  # rolls all back
+            if refused_or_job is None:
+                raise StoreUnavailable("a submit met another with the same key")
+            record = await connection.fetchrow(jobs.SQL.get, [refused_or_job], False)
+            if record is None:
+                raise JobNotFound(refused_or_job)
+            stored[item.id] = Submitted(rows.job(record), refused_or_job == item.id, None)
+        return stored
+
+    stored = await database.transact(store)
+    return [stored[item.id] for item in submissions]
+
+
+def _columns(submissions: Sequence[Submission]) -> list[object]:
+    return [
+        [item.id for item in submissions],
+        [item.type for item in submissions],
+        [item.queue for item in submissions],
+        [item.priority for item in submissions],
+        [item.idempotency_key for item in submissions],
+        [item.request_hash for item in submissions],
+        [item.delay for item in submissions],
+        [item.run_time for item in submissions],
+        [item.retry_policy.max_attempts for item in submissions],
+        [item.retry_policy.initial_backoff for item in submissions],
+        [item.retry_policy.max_backoff for item in submissions],
+        [item.retry_policy.multiplier for item in submissions],
+        [item.timeout for item in submissions],
+        [orjson.dumps(dict(item.labels)).decode() if item.labels else None for item in submissions],
+        [item.traceparent for item in submissions],
+        [item.tracestate for item in submissions],
+        [item.payload.kind if item.payload else None for item in submissions],
+        [item.payload.content_type if item.payload else None for item in submissions],
+        [item.payload.data if item.payload else None for item in submissions],
+        FAST_PATH,
+    ]
+
+
+def _stored(submissions: Sequence[Submission], records: Sequence[Record]) -> dict[UUID, Submitted]:
+    by_id = {record["id"]: record for record in records}
+    return {item.id: _submitted(item, by_id[item.id]) for item in submissions if item.id in by_id}
+
+
+def _submitted(item: Submission, record: Record) -> Submitted:
+    job = Job(
+        id=item.id,
+        type=item.type,
+        queue=record["queue"],
+        priority=item.priority,
+        state=JobState.PENDING,
+        payload=None,
+        result=None,
+        error=None,
+        progress=None,
+        attempt=0,
+        max_attempts=rows.given(record["max_attempts"], DEFAULT_POLICY.max_attempts),
+        labels=item.labels,
+        sequence=1,
+        run_epoch=0,
+        dispatch_no=1,
+        traceparent=item.traceparent,
+        tracestate=item.tracestate,
+        create_time=record["create_time"],
+        queue_time=None,
+        start_time=None,
+        end_time=None,
+        next_attempt_time=record["wait_time"],
+    )
+    dispatch = Dispatch(
+        outbox_id=record["outbox_id"],
+        job_id=item.id,
+        dispatch_no=1,
+        queue=record["queue"],
+        priority=item.priority,
+        dead=False,
+        type=item.type,
+        traceparent=item.traceparent,
+        tracestate=item.tracestate,
+    )
+    return Submitted(job, created=True, dispatch=dispatch if record["reserved"] else None)
+
+
+async def _explain(
+    database: Database, left: Sequence[Submission]
+) -> dict[UUID, Submitted | Refused]:
+    """Tell why submissions made no row. Those that may make one now are left out."""
+    found = await database.fetch(
+        SQL.find_submitted,
+        [item.id for item in left],
+        [item.idempotency_key for item in left],
+        [item.queue for item in left],
+    )
+    outcomes: dict[UUID, Submitted | Refused] = {}
+    existing: dict[UUID, UUID] = {}
+    unknown: list[Submission] = []
+    for item, record in zip(left, _in_order(left, found), strict=True):
+        judged = _judge(item, record)
+        if isinstance(judged, Refused):
+            outcomes[item.id] = judged
+        elif judged is not None:
+            existing[item.id] = judged
+        elif record["queue_unknown"]:
+            unknown.append(item)
+    found_jobs = {job.id: job for job in await jobs.get_many(database, list(existing.values()))}
+    for submission_id, job_id in existing.items():
+        if job_id in found_jobs:
+            created = job_id == submission_id
+            outcomes[submission_id] = Submitted(found_jobs[job_id], created, None)
+        else:  # its key outlived it
+            outcomes[submission_id] = IdempotencyKeyReused(job_id)
+    for refused in await _add_queues(database, unknown):
+        outcomes[refused[0].id] = refused[1]
+    return outcomes
+
+
+def _judge(item: Submission, found: Record) -> UUID | Refused | None:
+    """The job a submission has already, or why it is refused, or None: it may make one."""
+    if found["key_job_id"] is not None:
+        if found["request_hash"] != item.request_hash:
+            return IdempotencyKeyReused(found["key_job_id"])
+        job_id: UUID = found["key_job_id"]
+        return job_id
+    return item.id if found["stored_before"] else None
+
+
+async def _find(connection: Connection, items: Sequence[Submission]) -> list[Record]:
+    if not items:
+        return []
+    found = await connection.fetch(
+        SQL.find_submitted,
+        [item.id for item in items],
+        [item.idempotency_key for item in items],
+        [item.queue for item in items],
+    )
+    return _in_order(items, found)
+
+
+def _in_order(items: Sequence[Submission], found: Sequence[Record]) -> list[Record]:
+    by_id = {record["id"]: record for record in found}
+    return [by_id[item.id] for item in items]
+
+
+async def _make_queues_known(database: Database, submissions: Sequence[Submission]) -> None:
+    refused = await _add_queues(database, [item for item in submissions if item.queue is not None])
+    _raise_first(submissions, {item.id: error for item, error in refused})
+
+
+async def _add_queues(
+    database: Database, submissions: Sequence[Submission]
+) -> list[tuple[Submission, TooManyQueues]]:
+    names = sorted({item.queue for item in submissions if item.queue is not None})
+    if not names:
+        return []
+    known = await database.transact(lambda connection: queues.make_known(connection, names))
+    return [
+        (item, TooManyQueues(item.queue, limit=QUEUES_MAX))
+        for item in submissions
+        if item.queue is not None and item.queue not in known
+    ]
+
+
+async def _refuse_what_overflows(
+    database: Database, submissions: Sequence[Submission], limit: int
+) -> dict[UUID, Submitted | Refused]:
+    """Those that find their queue full, each counted with the ones before it."""
+    measured = await database.fetch(
+        SQL.measure_depth,
+        [item.type for item in submissions],
+        [item.queue for item in submissions],
+        [item.idempotency_key for item in submissions],
+        limit,
+    )
+    taken: dict[str, int] = {}
+    refused: dict[UUID, Submitted | Refused] = {}
+    for item, record in zip(submissions, measured, strict=True):
+        queue: str = record["queue"]
+        depth = record["depth"] + taken.get(queue, 0)
+        if record["repeated"]:  # a known key makes no new job
+            continue
+        if depth >= limit:
+            wait = record["oldest_wait"] or _RETRY_AFTER_MIN
+            # Little's law: `depth` jobs drain in about the time the first of them has waited.
+            retry_after = min(max(wait / max(depth, 1), _RETRY_AFTER_MIN), _RETRY_AFTER_MAX)
+            refused[item.id] = QueueFull(queue, limit=limit, depth=depth, retry_after=retry_after)
+        else:
+            taken[queue] = taken.get(queue, 0) + 1
+    return refused
+
+
+def _raise_first(
+    submissions: Sequence[Submission],
+    refused: "dict[UUID, Submitted | Refused] | dict[UUID, TooManyQueues]",
+) -> None:
+    for index, item in enumerate(submissions):
+        error = refused.get(item.id)
+        if isinstance(error, Refused):
+            error.index = index
+            raise error
