@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ class State:
     path: Path
     services: dict[str, dict[str, Any]] = field(default_factory=dict)
     processes: dict[str, ProcessRecord] = field(default_factory=dict)
+    # Services are stopped by several threads at a time.
+    _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @classmethod
     def load(cls, directory: Path) -> "State":
@@ -39,6 +42,22 @@ class State:
 
     def save(self) -> None:
         """Replace the file as a whole, so that a crash leaves the old one or the new one."""
+        with self._changing:
+            self._save()
+
+    def record(self, name: str, process: ProcessRecord) -> None:
+        """Note a started process, on disk, before anything else may fail."""
+        with self._changing:
+            self.processes[name] = process
+            self._save()
+
+    def forget(self, name: str) -> None:
+        """Note that a process has ended."""
+        with self._changing:
+            if self.processes.pop(name, None) is not None:
+                self._save()
+
+    def _save(self) -> None:
         content = {
             "services": self.services,
             "processes": {name: dataclasses.asdict(r) for name, r in self.processes.items()},
@@ -50,13 +69,3 @@ class State:
         with os.fdopen(descriptor, "w") as file:
             json.dump(content, file, indent=1)
         draft.replace(self.path)
-
-    def record(self, name: str, process: ProcessRecord) -> None:
-        """Note a started process, on disk, before anything else may fail."""
-        self.processes[name] = process
-        self.save()
-
-    def forget(self, name: str) -> None:
-        """Note that a process has ended."""
-        if self.processes.pop(name, None) is not None:
-            self.save()
