@@ -221,7 +221,9 @@ def _outcome(
     timed_out: Mapping[UUID, int],
 ) -> Outcome:
     if timed_out.get(facts.job_id) == facts.run_epoch:
-        return TimedOut(facts.timeout or timedelta(0), unstoppable=True)
+        if facts.timeout is None:
+            return TimedOut(timedelta(0), unstoppable=True, message=message)
+        return TimedOut(facts.timeout, unstoppable=True)
     if how in (LeaseEnd.DRAINED, LeaseEnd.STOPPED):
         return Interrupted(message)
     if company > 1:

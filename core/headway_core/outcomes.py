@@ -28,6 +28,8 @@ class TimedOut:
     timeout: timedelta
     unstoppable: bool = False
     """It ignored its cancellation and its process had to be ended: next time in a child process."""
+    message: str = ""
+    """What to say instead of the timeout, for a run that blocked its process without having one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,8 +74,9 @@ def decide(budget: RunBudget, outcome: Outcome, *, random: Random) -> Settlement
             )
         case Failed(error):
             return _failed(budget, unspent, _storable(error), random)
-        case TimedOut(timeout, unstoppable):
-            error = JobError("Timeout", f"ran longer than {timeout.total_seconds():g} s", True)
+        case TimedOut(timeout, unstoppable, message):
+            text = message or f"ran longer than {timeout.total_seconds():g} s"
+            error = _storable(JobError("Timeout", text, retryable=True))
             isolation = max(budget.isolation, Isolation.CHILD) if unstoppable else budget.isolation
             return _failed(budget, replace(unspent, isolation=isolation), error, random)
         case WorkerLost(message):
