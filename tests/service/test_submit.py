@@ -301,6 +301,6 @@ async def test_a_job_of_each_batch_can_be_claimed(served: Served, worker: Played
     responses = (
         await served.stub.BatchSubmitJobs(BatchSubmitJobsRequest(requests=requests))
     ).responses
-    claims = [await worker.claim(response.job.id) for response in responses]
-    assert all(isinstance(claim, claims.Claim) for claim in claims)
-    assert len({claim.traceparent[3:35] for claim in claims}) == 3
+    taken = [await worker.claim(response.job.id) for response in responses]
+    assert all(isinstance(claim, claims.Claim) for claim in taken)
+    assert len({claim.traceparent[3:35] for claim in taken}) == 3
