@@ -16,6 +16,7 @@ from headway.v1 import (
     RetryPolicy,
     SubmitJobRequest,
 )
+from headway_core.claims import Claim
 from headway_core.database import Database
 from tests.service.conftest import JOB_TYPE
 from tests.service.serving import Served, refusal, serving
@@ -302,5 +303,5 @@ async def test_a_job_of_each_batch_can_be_claimed(served: Served, worker: Played
         await served.stub.BatchSubmitJobs(BatchSubmitJobsRequest(requests=requests))
     ).responses
     taken = [await worker.claim(response.job.id) for response in responses]
-    assert all(isinstance(claim, claims.Claim) for claim in taken)
+    assert all(isinstance(claim, Claim) for claim in taken)
     assert len({claim.traceparent[3:35] for claim in taken}) == 3
