@@ -23,9 +23,9 @@ dev: setup ## run it here: private PostgreSQL and RabbitMQ, server, worker
 	@$(BIN)/headway dev $(ARGS)
 
 # Two at a time, a file each: they mostly wait. Each process starts services of its own. Bounds in
-# seconds can be missed on a busy machine, so a failure is tried once more; the report names it.
+# seconds can be missed on a busy machine, so a failure is tried twice more; the report names it.
 test: setup ## run all tests but the fault matrix, against private services
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --reruns 1 --ignore tests/faults $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --reruns 2 --ignore tests/faults $(ARGS)
 
 # Half an hour: default times, ten thousand rounds of every race, jobs of four minutes.
 faults: setup ## run the fault matrix at full length, and print recovery times
