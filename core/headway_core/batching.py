@@ -4,9 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from datetime import timedelta
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from headway_core.errors import HeadwayError
+
+BUSY_ITEMS_MIN: Final = 4
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,9 +18,9 @@ class GroupCommit(Generic[Item, Result]):
     """Collects items while a flush is under way and gives them to the next one.
 
     An idle group adds no wait. `linger` is waited before a flush only if the one before it carried
-    many, so that a loaded group fills its batches. `key`: at most one item with the same key shares
-    a flush, for a statement can change a row once. `run` is the one flusher; if it ends, its
-    process must end.
+    BUSY_ITEMS_MIN, so that a loaded group fills its batches. `key`: at most one item with the same
+    key shares a flush, for a statement can change a row once. `run` is the one flusher; if it ends,
+    its process must end.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class GroupCommit(Generic[Item, Result]):
         try:
             while True:
                 await self._filled.wait()
-                if self._linger_seconds and 1 < last < self._batch_max:
+                if self._linger_seconds and BUSY_ITEMS_MIN <= last < self._batch_max:
                     await asyncio.sleep(self._linger_seconds)
                 batch = self._take()
                 last = len(batch)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import ClassVar, Final, assert_never
 from uuid import UUID
 
 import orjson
@@ -35,12 +35,16 @@ class ProgressHint:
 class CancelHint:
     """Somebody asks for the running job to be cancelled."""
 
+    mark: ClassVar[bytes] = b'"cancel"'
+    """In every message that holds one; perhaps in others."""
     job_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxHint:
     """There are due rows in the outbox."""
+
+    mark: ClassVar[bytes] = b'"outbox"'
 
 
 Hint = EventHint | ProgressHint | CancelHint | OutboxHint

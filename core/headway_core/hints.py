@@ -42,7 +42,10 @@ __all__ = [
 ]
 
 WINDOW_SECONDS: Final = 0.002
-"""How long hints gather before they leave together."""
+"""At least this lies between two messages; a hint after a pause leaves at once."""
+BUSY_WINDOW_SECONDS: Final = 0.01
+BUSY_HINTS_MIN: Final = 20
+"""After a message of so many hints the busy window holds: each message costs every listener."""
 PENDING_MAX: Final = 10_000
 """Hints that wait to be sent; beyond it the oldest are dropped."""
 HINTS_PER_MESSAGE: Final = 100
@@ -88,11 +91,16 @@ class HintPublisher:
     async def _use(self, connection: AbstractConnection) -> None:
         channel, _ = await open_channel(connection, confirms=False)
         exchange = await declare_hints_exchange(channel)
+        loop = asyncio.get_running_loop()
+        next_time = 0.0
         while True:
             await self._arrived.wait()
-            await asyncio.sleep(WINDOW_SECONDS)
+            await asyncio.sleep(next_time - loop.time())
+            hints = self._take()
+            busy = len(hints) >= BUSY_HINTS_MIN and len(hints) < HINTS_PER_MESSAGE
+            next_time = loop.time() + (BUSY_WINDOW_SECONDS if busy else WINDOW_SECONDS)
             message = Message(
-                encode(self._take()),
+                encode(hints),
                 content_type=CONTENT_TYPE,
                 delivery_mode=DeliveryMode.NOT_PERSISTENT,
             )
@@ -120,8 +128,12 @@ class HintListener:
         callback: Callable[[Hint], None],
         on_reconnect: Callable[[], None],
         metrics: Metrics,
+        wanted: Callable[[bytes], bool] = lambda _: True,
     ) -> None:
         """Prepare to listen.
+
+        `wanted` looks at a message before it is read (by the `mark` of a hint): everybody hears all
+        hints, and most are of no use to most.
 
         `callback` and `on_reconnect` are called on the loop, one at a time, and must not block;
         what they raise ends `run`. `on_reconnect` is called whenever a subscription begins to
@@ -131,6 +143,7 @@ class HintListener:
         self._callback = callback
         self._on_reconnect = on_reconnect
         self._metrics = metrics
+        self._wanted = wanted
         self._subscribed = False
 
     @property
@@ -172,6 +185,8 @@ class HintListener:
         raise BrokerUnavailable("the queue for hints was taken away")
 
     def _pass_on(self, body: bytes) -> None:
+        if not self._wanted(body):
+            return
         hints, malformed = decode(body)
         if malformed:
             self._metrics.hint_lost(HintLoss.MALFORMED, malformed)

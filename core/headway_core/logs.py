@@ -10,13 +10,14 @@ finished line here, wherever in it they stand, but that is the second line of de
 
 import logging
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, TextIO
 from uuid import UUID
 
 import structlog
-from structlog.contextvars import bind_contextvars, merge_contextvars, reset_contextvars
+from structlog.contextvars import merge_contextvars
 from structlog.typing import Processor
 
 from headway_core.redaction import hide, url_secrets
@@ -37,6 +38,10 @@ QUIET: Final = {
 """The least severe lines of libraries, whatever HEADWAY_LOG_LEVEL says."""
 
 
+# One variable, not structlog's four: it is set for every run, and hardly ever read.
+_JOB: Final[ContextVar[Mapping[str, object]]] = ContextVar("headway_job")
+
+
 def configure(settings: CoreSettings, *, service: str, stream: TextIO | None = None) -> None:
     """Set up logging for the whole process: ours, the libraries' and user code's.
 
@@ -49,6 +54,7 @@ def configure(settings: CoreSettings, *, service: str, stream: TextIO | None = N
     )
     shared: list[Processor] = [
         merge_contextvars,
+        add_job,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -80,11 +86,11 @@ def configure(settings: CoreSettings, *, service: str, stream: TextIO | None = N
 @contextmanager
 def job_context(*, job_id: UUID, type: str, attempt: int, trace_id: str) -> Iterator[None]:  # noqa: A002
     """Put a job's facts on every line that is written inside, in `asyncio.to_thread` too."""
-    tokens = bind_contextvars(job_id=str(job_id), type=type, attempt=attempt, trace_id=trace_id)
+    token = _JOB.set({"job_id": job_id, "type": type, "attempt": attempt, "trace_id": trace_id})
     try:
         yield
     finally:
-        reset_contextvars(**tokens)
+        _JOB.reset(token)
 
 
 class _HidingFormatter(structlog.stdlib.ProcessorFormatter):
@@ -104,6 +110,15 @@ def _rendering(chosen: LogFormat, stream: TextIO) -> list[Processor]:
         plain = structlog.dev.plain_traceback
         return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+
+
+def add_job(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Name the job inside whose `job_context` a line is written: a processor of structlog's."""
+    for name, fact in _JOB.get({}).items():
+        event.setdefault(name, str(fact) if isinstance(fact, UUID) else fact)
+    return event
 
 
 def _naming(service: str) -> Processor:

@@ -59,19 +59,10 @@ class Settlement:
 
 def decide(budget: RunBudget, outcome: Outcome, *, random: Random) -> Settlement:
     """Tell what follows. All chance is in the answer, so that it can be written twice."""
-    unspent = Settlement(
-        state=JobState.PENDING,
-        event=EventType.INTERRUPTED,
-        message="",
-        failures=budget.failures,
-        crashes=budget.crashes,
-        isolation=budget.isolation,
-    )
+    if isinstance(outcome, Succeeded):  # nearly always
+        return _unspent(budget, JobState.COMPLETED, EventType.COMPLETED, outcome.result)
+    unspent = _unspent(budget, JobState.PENDING, EventType.INTERRUPTED)
     match outcome:
-        case Succeeded(result):
-            return replace(
-                unspent, state=JobState.COMPLETED, event=EventType.COMPLETED, result=result
-            )
         case Failed(error):
             return _failed(budget, unspent, _storable(error), random)
         case TimedOut(timeout, unstoppable, message):
@@ -98,6 +89,14 @@ def decide(budget: RunBudget, outcome: Outcome, *, random: Random) -> Settlement
             )
         case _:
             assert_never(outcome)
+
+
+def _unspent(
+    budget: RunBudget, state: JobState, event: EventType, result: Content | None = None
+) -> Settlement:
+    return Settlement(
+        state, event, "", budget.failures, budget.crashes, budget.isolation, result=result
+    )
 
 
 def _failed(budget: RunBudget, unspent: Settlement, error: JobError, random: Random) -> Settlement:

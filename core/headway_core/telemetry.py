@@ -7,7 +7,7 @@ microseconds: contexts are made and passed on all the same, so that every job ha
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Self
 from uuid import UUID
 
@@ -90,8 +90,11 @@ class Telemetry:
         """
         stored = _stored(run.traceparent, run.tracestate)
         if not self._records(stored):
-            with self.attached(stored):
+            token = current.attach(stored.attachable())
+            try:
                 yield RunSpan(None, stored)
+            finally:
+                current.detach(token)
             return
         span = self._tracer.start_span(
             f"process {run.queue}",
@@ -103,21 +106,19 @@ class Telemetry:
         with spans.as_current(span):
             yield RunSpan(span, trace_context.of(span))
 
-    @contextmanager
-    def step_span(self, name: str, job_id: UUID) -> Iterator[None]:
+    def step_span(self, name: str, job_id: UUID) -> AbstractContextManager[None]:
         """Wrap a step that runs, inside `process_span` or `attached`."""
-        with self._nested(f"step {name}", SpanKind.INTERNAL) as span:
-            if span:
-                span.set_attributes(spans.step_attributes(name, job_id))
-            yield
+        if not self._records_current():
+            return nullcontext()
+        return self._nested(f"step {name}", SpanKind.INTERNAL, spans.step_attributes(name, job_id))
 
-    @contextmanager
-    def settle_span(self, job_id: UUID, queue: str) -> Iterator[None]:
+    def settle_span(self, job_id: UUID, queue: str) -> AbstractContextManager[None]:
         """Wrap the settlement of a run, inside `process_span`."""
-        with self._nested(f"settle {queue}", SpanKind.CLIENT) as span:
-            if span:
-                span.set_attributes(spans.settle_attributes(job_id, queue))
-            yield
+        if not self._records_current():
+            return nullcontext()
+        return self._nested(
+            f"settle {queue}", SpanKind.CLIENT, spans.settle_attributes(job_id, queue)
+        )
 
     @contextmanager
     def attached(self, context: TraceContext) -> Iterator[None]:
@@ -167,14 +168,15 @@ class Telemetry:
         )
         return span, trace_context.of(span)
 
+    def _records_current(self) -> bool:
+        return (
+            self.provider is not None and get_current_span().get_span_context().trace_flags.sampled
+        )
+
     @contextmanager
-    def _nested(self, name: str, kind: SpanKind) -> Iterator[Span | None]:
-        if self.provider is None or not get_current_span().get_span_context().trace_flags.sampled:
-            yield None
-            return
-        span = self._tracer.start_span(name, kind=kind)
-        with spans.as_current(span):
-            yield span
+    def _nested(self, name: str, kind: SpanKind, attributes: spans.Attributes) -> Iterator[None]:
+        with spans.as_current(self._tracer.start_span(name, kind=kind, attributes=attributes)):
+            yield
 
 
 def _stored(traceparent: str, tracestate: str) -> TraceContext:

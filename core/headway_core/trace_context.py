@@ -62,7 +62,22 @@ class TraceContext(NamedTuple):
 
     def attachable(self) -> Context:
         """Convert to a context whose current span this is."""
-        return set_span_in_context(NonRecordingSpan(self.span_context()), Context())
+        return set_span_in_context(_RemoteSpan(self), Context())
+
+
+class _RemoteSpan(NonRecordingSpan):
+    """A span of another process, converted only when somebody asks for it: for most runs nobody
+    does.
+    """
+
+    def __init__(self, context: TraceContext) -> None:
+        self._text = context
+
+    def get_span_context(self) -> SpanContext:
+        return self._text.span_context()
+
+    def __repr__(self) -> str:
+        return f"NonRecordingSpan({self.get_span_context()!r})"
 
 
 def read(traceparent: object, tracestate: object = "") -> TraceContext | None:

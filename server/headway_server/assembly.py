@@ -105,6 +105,7 @@ async def running(
             callback=hear,
             on_reconnect=hub.poll_now,
             metrics=metrics,
+            wanted=lambda body: hub.watched > 0 or OutboxHint.mark in body,
         )
         reaper = Reaper(
             database,

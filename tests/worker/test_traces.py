@@ -1,7 +1,7 @@
 """One trace follows a job through its runs."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import capture_logs
 
+from headway_core import logs
 from headway_core.states import JobState
 from headway_core.telemetry import Telemetry
 from headway_worker import Context, Jobs
@@ -98,19 +99,17 @@ async def test_a_users_stack_goes_to_the_log_with_the_jobs_facts_and_its_text_to
 async def test_the_lines_of_a_run_carry_its_job(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from structlog.contextvars import get_contextvars
-
-    seen: dict[str, dict[str, Any]] = {}
+    seen: dict[str, MutableMapping[str, Any]] = {}
     jobs = Jobs()
 
     @jobs.handler("thread")
     def in_thread(ctx: Context, payload: Payload) -> None:
-        seen["thread"] = get_contextvars()
+        seen["thread"] = logs.add_job(None, "info", {})
 
     @jobs.handler("loop")
     async def on_loop(ctx: Context, payload: Payload) -> None:
-        seen["loop"] = get_contextvars()
-        await ctx.step("part", lambda: seen.update(step=get_contextvars()))
+        seen["loop"] = logs.add_job(None, "info", {})
+        await ctx.step("part", lambda: seen.update(step=logs.add_job(None, "info", {})))
 
     async with stage.engine(jobs):
         ids = {name: await stage.submit(name) for name in ("thread", "loop")}

@@ -39,7 +39,8 @@ SERVICE: Final = "headway-worker"
 CONNECTIONS_MAX: Final = 6
 """To Postgres: a flusher each for claims and settles; steps, progress and reconciliation."""
 LINGER_SLOTS: Final = 50
-LINGER: Final = timedelta(milliseconds=1)
+LINGER_PER_SLOT: Final = timedelta(microseconds=20)
+LINGER_MAX: Final = timedelta(milliseconds=4)
 """With more slots than LINGER_SLOTS, shared commits fill better if they wait so long under load."""
 STEP_THREADS_MORE: Final = 8
 """Threads for steps and for user code's own `asyncio.to_thread`, beyond one a slot."""
@@ -165,7 +166,8 @@ class Engine:
     ) -> Pipeline:
         worker_id, database = self._post.worker_id, self._database
         types = frozenset(jobs.handlers)
-        linger = LINGER if self._post.slots > LINGER_SLOTS else timedelta(0)
+        slots = self._post.slots
+        linger = min(LINGER_PER_SLOT * slots, LINGER_MAX) if slots > LINGER_SLOTS else timedelta(0)
         execution = Execution(
             jobs=jobs,
             target=self._post.target,

@@ -30,6 +30,8 @@ from headway_worker.steps import StoredSteps
 from headway_worker.values import payload_value
 
 log = structlog.get_logger(__name__)
+handler_log = structlog.get_logger("handler")
+"""What handlers get as `ctx.logger`."""
 
 
 class Execution:
@@ -96,7 +98,7 @@ class Execution:
             meter=run.meter,
             cancelled=run.may_stop,
             span=self._step_span(claim.job_id),
-            logger=structlog.get_logger("handler"),
+            logger=handler_log,
             blocking=not handler.is_async,
         )
         if handler.is_async:

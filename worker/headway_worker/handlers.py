@@ -16,16 +16,23 @@ async def run_on_loop(
     """Await an `async def` handler. A stop cancels it; the watchdog sees to one that goes on."""
     # A task of its own: whatever user code does to its task (cancel, uncancel, a swallowed
     # CancelledError), the task that settles the run is out of its reach.
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(awaited(function, context, payload))
-        run.task = task
-        run.on_stop = task.cancel
-        run.code_running = True
-        if run.stop is not None:
-            task.cancel()
+    task = asyncio.get_running_loop().create_task(awaited(function, context, payload))
+    run.task = task
+    run.on_stop = task.cancel
+    run.code_running = True
+    if run.stop is not None:
+        task.cancel()
+    ending: Ending
+    try:
+        ending = await task  # a cancellation of ours is passed on to it, and comes back below
+    except asyncio.CancelledError as error:
+        ending = Raised(error)
     run.on_stop = None
     run.code_running = False
-    return Raised(asyncio.CancelledError()) if task.cancelled() else task.result()
+    ours = asyncio.current_task()
+    if ours is not None and ours.cancelling():
+        raise asyncio.CancelledError
+    return ending
 
 
 async def run_in_thread(

@@ -86,6 +86,7 @@ class Supervisor:
             callback=self._hear_hint,
             on_reconnect=lambda: None,  # the heartbeats find what was missed
             metrics=metrics,
+            wanted=lambda body: CancelHint.mark in body,
         )
 
     async def run(self) -> None:

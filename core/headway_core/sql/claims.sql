@@ -30,7 +30,12 @@ WITH item AS (
           locked.isolation < 2
           OR (cardinality($2::uuid[]) = 1 AND NOT EXISTS (SELECT FROM runs WHERE runs.worker_id = $1))
       )
-    RETURNING jobs.*
+    RETURNING
+        jobs.id, jobs.type, jobs.queue, jobs.state, jobs.sequence, jobs.run_epoch, jobs.worker_id, jobs.claim_id,
+        jobs.attempt, jobs.failures, jobs.crashes, jobs.isolation, jobs.max_attempts, jobs.initial_backoff,
+        jobs.max_backoff, jobs.multiplier, jobs.timeout, jobs.payload_kind, jobs.payload_type, jobs.payload,
+        jobs.labels, jobs.traceparent, jobs.tracestate, jobs.cancel_time, jobs.create_time, jobs.queue_time,
+        jobs.start_time, jobs.error_type, jobs.error_message, jobs.error_retryable
 ), run AS (
     INSERT INTO runs (job_id, worker_id, run_epoch, claim_id)
     SELECT id, worker_id, run_epoch, claim_id FROM claimed
