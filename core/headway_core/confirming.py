@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, cast
 from uuid import uuid4
 
 import pamqp.frame
@@ -79,23 +79,24 @@ class ConfirmChannel:
         if not batch:
             return []
         with broker_border("publish"):
-            confirmations = await self._write(batch)
+            sent = await self._write(batch)
         try:
-            await asyncio.wait(confirmations.values())
+            await asyncio.wait([sent.spoken])
         finally:
-            for tag in confirmations:
+            for tag in sent.tags:
                 self._channel.message_id_delivery_tag.pop(self._message_id(tag), None)
-        return [_outcome(confirmation) for confirmation in confirmations.values()]
+        return [pending.outcome for pending in sent.pending]
 
-    async def _write(self, batch: Sequence[Outgoing]) -> dict[int, asyncio.Future[object]]:
-        """Send a batch; returns the futures by delivery tag, in the batch's order."""
+    async def _write(self, batch: Sequence[Outgoing]) -> "_Sent":
         channel = self._channel
         async with channel.lock:
             first = channel.delivery_tag + 1
             tags = range(first, first + len(batch))
             payload = b"".join(map(self._frames, batch, tags))
-            confirmations = {tag: channel.create_future() for tag in tags}
-            channel.confirmations.update(confirmations)
+            # aiormq fails this future, as all of its own, when the channel closes.
+            sent = _Sent(tags, channel.create_future())
+            pending = cast("list[asyncio.Future[Any]]", sent.pending)  # as far as aiormq can see
+            channel.confirmations.update(zip(tags, pending, strict=True))
             channel.delivery_tag += len(batch)
             try:
                 await channel.write_queue.put(ChannelFrame(payload, should_close=False))
@@ -103,10 +104,11 @@ class ConfirmChannel:
                 # Not sent: the broker counts on from here, and so must we, still under the lock.
                 channel.delivery_tag -= len(batch)
                 for tag in tags:
-                    channel.confirmations.pop(tag).cancel()
+                    channel.confirmations.pop(tag)
                     channel.message_id_delivery_tag.pop(self._message_id(tag))
+                sent.spoken.cancel()
                 raise
-        return confirmations
+        return sent
 
     def _frames(self, message: Outgoing, tag: int) -> bytes:
         message_id = message.properties.message_id = self._message_id(tag)
@@ -128,14 +130,52 @@ class ConfirmChannel:
         return pamqp.frame.marshal(method, self._channel.number)
 
 
-def _outcome(confirmation: asyncio.Future[object]) -> Confirmation:
-    error = None if confirmation.cancelled() else confirmation.exception()
-    match error:
-        case None:
-            return Confirmation.LOST if confirmation.cancelled() else Confirmation.CONFIRMED
-        case PublishError():
-            return Confirmation.RETURNED
-        case DeliveryError():
-            return Confirmation.REFUSED
-        case _:
-            return Confirmation.LOST
+class _Sent:
+    """A batch on its way: `spoken` is done once the broker has spoken on all of it, or cannot."""
+
+    def __init__(self, tags: range, spoken: "asyncio.Future[object]") -> None:
+        self.tags = tags
+        self.spoken = spoken
+        self.pending = [_Pending(self) for _ in tags]
+        self._left = len(tags)
+
+    def one_less(self) -> None:
+        self._left -= 1
+        if not self._left and not self.spoken.done():
+            self.spoken.set_result(None)
+
+
+class _Pending:
+    """One message in aiormq's table of confirmations, where it has futures of its own.
+
+    As much of a future as aiormq asks for: a real one costs it three callbacks and two sets.
+    """
+
+    __slots__ = ("_known", "_sent", "outcome")
+
+    def __init__(self, sent: _Sent) -> None:
+        self._sent = sent
+        self._known = False
+        self.outcome = Confirmation.LOST
+
+    def done(self) -> bool:
+        return self._known
+
+    def cancelled(self) -> bool:
+        return False
+
+    def set_result(self, _frame: object) -> None:
+        self._learn(Confirmation.CONFIRMED)
+
+    def set_exception(self, error: BaseException) -> None:
+        match error:
+            case PublishError():
+                self._learn(Confirmation.RETURNED)
+            case DeliveryError():
+                self._learn(Confirmation.REFUSED)
+            case _:
+                self._learn(Confirmation.LOST)
+
+    def _learn(self, outcome: Confirmation) -> None:
+        self._known, self.outcome = True, outcome
+        self._sent.one_less()

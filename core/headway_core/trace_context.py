@@ -25,6 +25,8 @@ TRACESTATE_CHARACTERS_MAX: Final = 512
 _TRACEPARENT: Final = re.compile(
     r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?"
 )
+_NOT_ZERO: Final = 1 << 64 | 1
+"""A bit of the trace ID, and one of the span ID behind it."""
 _ZERO_TRACE: Final = "0" * 32
 _ZERO_SPAN: Final = "0" * 16
 
@@ -110,8 +112,8 @@ def new(*, sampled: bool) -> TraceContext:
     """Begin a trace whose first span is recorded by nobody."""
     # 02: the trace ID is random (Trace Context Level 2).
     flags = TraceFlags.RANDOM_TRACE_ID | (TraceFlags.SAMPLED if sampled else 0)
-    trace_id, span_id = random.getrandbits(128) | 1, random.getrandbits(64) | 1
-    return TraceContext(f"00-{trace_id:032x}-{span_id:016x}-{flags:02x}")
+    digits = f"{random.getrandbits(192) | _NOT_ZERO:048x}"
+    return TraceContext(f"00-{digits[:32]}-{digits[32:]}-{flags:02x}")
 
 
 def of(span: Span) -> TraceContext:

@@ -71,6 +71,9 @@ class ReplayMatching:
     jobs_max: int
 
 
+NO_POLICY: Final = job.RetryPolicy()
+
+
 def submission(request: SubmitJobRequest, context: TraceContext) -> job.Submission:
     """A job to be stored, with a new ID, in the trace of `context`."""
     violations = Violations()
@@ -219,18 +222,24 @@ def _submission(
         idempotency_key=violations.text(
             "idempotency_key", request.idempotency_key, bounds.IDEMPOTENCY_KEY
         ),
-        # Any other byte makes it another request; `delay` counts as given, not as a time.
-        request_hash=sha256(request.SerializePartialToString(deterministic=True)).digest(),
+        request_hash=_request_hash(request) if request.idempotency_key else b"",
         delay=violations.span("delay", request.delay, bounds.DELAY) if due == "delay" else None,
         run_time=_run_time(violations, request) if due == "run_time" else None,
-        retry_policy=_retry_policy(violations, request.retry_policy),
+        retry_policy=_retry_policy(violations, request.retry_policy)
+        if request.HasField("retry_policy")
+        else NO_POLICY,
         timeout=violations.span("timeout", request.timeout, bounds.TIMEOUT)
         if request.HasField("timeout")
         else None,
-        labels=violations.labels(request.labels),
+        labels=violations.labels(request.labels) if request.labels else {},
         traceparent=context.traceparent,
         tracestate=context.tracestate,
     )
+
+
+def _request_hash(request: SubmitJobRequest) -> bytes:
+    # Any other byte makes it another request; `delay` counts as given, not as a time.
+    return sha256(request.SerializePartialToString(deterministic=True)).digest()
 
 
 def _run_time(violations: Violations, request: SubmitJobRequest) -> datetime:
