@@ -2,6 +2,7 @@
 
 import threading
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from math import inf, nan
 
 import pytest
@@ -124,6 +125,18 @@ def test_whatever_is_reported_can_be_stored_and_sent(reports: list[tuple[object,
         assert newest.done >= 0
         assert newest.fraction is None or 0 <= newest.fraction <= 1
         assert Progress.from_bytes(newest.to_bytes()) == newest
+
+
+def test_progress_by_a_clock_that_is_set_back_is_newer_all_the_same(clock: Clock) -> None:
+    """Whoever passes it on goes by its time; stored and read again, the order is the same."""
+    times = [NOW, NOW - timedelta(minutes=10), NOW - timedelta(minutes=9), NOW + timedelta(hours=1)]
+    meter = ProgressMeter(clock=clock, now=lambda: times[len(shown)])
+    shown: list[datetime] = []
+    for number in range(len(times)):
+        stored = report(meter, number).to_bytes()
+        shown.append(Progress.from_bytes(stored).update_time)
+    assert all(earlier < later for earlier, later in pairwise(shown))
+    assert (shown[0], shown[-1]) == (times[0], times[-1])
 
 
 def test_each_progress_is_taken_once(meter: ProgressMeter) -> None:

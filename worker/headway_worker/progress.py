@@ -14,6 +14,7 @@ STEP_BYTES_MAX: Final = 256
 MESSAGE_BYTES_MAX: Final = 1_024
 NUMBER_MAX: Final = 1e15
 REMAINING_MAX: Final = timedelta(days=3_650)
+TIME_STEP: Final = timedelta(microseconds=1)
 REMAINING_FRACTION_MIN: Final = 1e-6
 """Below this the rate is noise."""
 
@@ -71,7 +72,8 @@ class ProgressMeter:
         follows from it, unless it is given.
         """
         with self._lock:
-            before = self._latest or Progress(update_time=self._now())
+            now = self._next_time()
+            before = self._latest or Progress(update_time=now)
             begins = step is not None and (name := _text(step, STEP_BYTES_MAX)) != before.step
             if begins:
                 before = Progress(update_time=before.update_time, step=name)
@@ -83,7 +85,7 @@ class ProgressMeter:
             if begins:
                 self._begun, self._begun_fraction = self._clock(), share or 0.0
             self._latest = Progress(
-                update_time=self._now(),
+                update_time=now,
                 done=count,
                 total=units,
                 fraction=share,
@@ -91,6 +93,15 @@ class ProgressMeter:
                 message=before.message if message is None else _text(message, MESSAGE_BYTES_MAX),
                 estimated_remaining=self._remaining(share),
             )
+
+    def _next_time(self) -> datetime:
+        """Now, but never before the latest: by it others tell what is newer, and a clock may be
+        set back during a run.
+        """
+        now = self._now()
+        if self._latest is not None and now < self._latest.update_time:
+            return self._latest.update_time + TIME_STEP
+        return now
 
     def _remaining(self, share: float | None) -> timedelta | None:
         """By the rate since the step began."""
