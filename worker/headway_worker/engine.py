@@ -29,7 +29,7 @@ from headway_worker.endings import Stop
 from headway_worker.execution import Execution
 from headway_worker.lease import Lease
 from headway_worker.pipeline import Pipeline
-from headway_worker.progress_feed import feed_progress
+from headway_worker.progress_feed import ProgressFeed
 from headway_worker.reconciliation import reconcile
 from headway_worker.registry import Jobs
 from headway_worker.running import RunTable
@@ -108,6 +108,7 @@ class Engine:
             intake=self._take,
             trouble=trouble,
         )
+        self._feed = ProgressFeed(database, self._hints)
         self._threads = ThreadPoolExecutor(post.slots, thread_name_prefix="headway-handler")
         self._pipeline = self._build_pipeline(settings, jobs, telemetry)
         self.drained = asyncio.Event()
@@ -130,7 +131,7 @@ class Engine:
                 self._start(self._pipeline.claims.run()),
                 self._start(self._pipeline.settles.run()),
                 self._start(self._reconcile()),
-                self._start(feed_progress(self._database, self.runs, self._hints)),
+                self._start(self._feed.run()),
             ]
             await self._lease.wait_live()
             services.append(self._start(self.consumer.run()))
@@ -176,6 +177,7 @@ class Engine:
             lease=self._lease,
             threads=self._threads,
             hints=self._hints,
+            feed=self._feed,
             telemetry=telemetry,
             grace=settings.grace,
         )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from functools import partial
 from time import monotonic
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from headway_worker.handler_errors import RetryLater
 from headway_worker.handlers import run_in_thread, run_on_loop
 from headway_worker.isolation import run_in_child
 from headway_worker.lease import Lease
+from headway_worker.progress_feed import ProgressFeed
 from headway_worker.registry import Handler, Jobs
 from headway_worker.running import Run
 from headway_worker.steps import StoredSteps
@@ -47,6 +49,7 @@ class Execution:
         lease: Lease,
         threads: ThreadPoolExecutor,
         hints: HintPublisher,
+        feed: ProgressFeed,
         telemetry: Telemetry,
         grace: timedelta,
     ) -> None:
@@ -58,6 +61,7 @@ class Execution:
         self._lease = lease
         self._threads = threads
         self._hints = hints
+        self._feed = feed
         self._telemetry = telemetry
         self._grace = grace
 
@@ -66,6 +70,7 @@ class Execution:
         handler = self._jobs.handlers[claim.type]
         if claim.cancel_requested:
             run.request_stop(Stop.CANCELLED)
+        run.meter.on_report = partial(self._feed.note, run)
         steps = StoredSteps(
             run,
             claim,

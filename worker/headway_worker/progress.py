@@ -35,6 +35,8 @@ class ProgressMeter:
         self._clock = clock
         self._now = now
         self._lock = threading.Lock()
+        self.on_report: Callable[[], object] = _nobody
+        """Told of every report, in the thread that makes it."""
         self._latest: Progress | None = None
         self._taken: Progress | None = None
         self._begun = clock()
@@ -56,6 +58,7 @@ class ProgressMeter:
     def replace(self, progress: Progress) -> None:
         """Take over progress that was metered elsewhere."""
         self._latest = progress
+        self.on_report()
 
     def report(
         self,
@@ -93,6 +96,7 @@ class ProgressMeter:
                 message=before.message if message is None else _text(message, MESSAGE_BYTES_MAX),
                 estimated_remaining=self._remaining(share),
             )
+        self.on_report()
 
     def _next_time(self) -> datetime:
         """Now, but never before the latest: by it others tell what is newer, and a clock may be
@@ -115,6 +119,10 @@ class ProgressMeter:
             return None
         seconds = min((1 - share) / gained * elapsed, REMAINING_MAX.total_seconds())
         return timedelta(seconds=seconds)
+
+
+def _nobody() -> None:
+    """Hear nothing."""
 
 
 def _number(value: object, before: float | None) -> float | None:

@@ -20,6 +20,10 @@ class Run:
     claim_id: UUID = field(default_factory=uuid4)
     claim: Claim | None = None
     meter: ProgressMeter = field(default_factory=ProgressMeter)
+    progress_noted: bool = False
+    """Whether progress_feed.py is to look at the meter."""
+    progress_due: float = 0.0
+    """When the next progress may be sent (loop time)."""
     deadline: float | None = None
     """When its attempt's time is up (monotonic)."""
     stop: Stop | None = None
@@ -52,7 +56,6 @@ class RunTable:
     def __init__(self) -> None:
         self._runs: dict[UUID, Run] = {}
         self._watchers: list[set[UUID]] = []
-        self._any = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -69,7 +72,6 @@ class RunTable:
         known.
         """
         self._runs[run.claim_id] = run
-        self._any.set()
         self._empty.clear()
         for watcher in self._watchers:
             watcher.add(run.claim_id)
@@ -78,12 +80,7 @@ class RunTable:
         finally:
             del self._runs[run.claim_id]
             if not self._runs:
-                self._any.clear()
                 self._empty.set()
-
-    async def wait_any(self) -> None:
-        """Wait until a run is held."""
-        await self._any.wait()
 
     async def wait_empty(self) -> None:
         """Wait until no run is held."""
