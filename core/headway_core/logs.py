@@ -10,8 +10,7 @@ finished line here, wherever in it they stand, but that is the second line of de
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final, TextIO
 from uuid import UUID
@@ -83,14 +82,19 @@ def configure(settings: CoreSettings, *, service: str, stream: TextIO | None = N
         logging.getLogger(name).setLevel(max(level, least))
 
 
-@contextmanager
-def job_context(*, job_id: UUID, type: str, attempt: int, trace_id: str) -> Iterator[None]:  # noqa: A002
+class job_context:  # noqa: N801 -- used like a function; a generator would cost every run more
     """Put a job's facts on every line that is written inside, in `asyncio.to_thread` too."""
-    token = _JOB.set({"job_id": job_id, "type": type, "attempt": attempt, "trace_id": trace_id})
-    try:
-        yield
-    finally:
-        _JOB.reset(token)
+
+    __slots__ = ("_facts", "_token")
+
+    def __init__(self, *, job_id: UUID, type: str, attempt: int, trace_id: str) -> None:  # noqa: A002
+        self._facts = {"job_id": job_id, "type": type, "attempt": attempt, "trace_id": trace_id}
+
+    def __enter__(self) -> None:
+        self._token = _JOB.set(self._facts)
+
+    def __exit__(self, *_error: object) -> None:
+        _JOB.reset(self._token)
 
 
 class _HidingFormatter(structlog.stdlib.ProcessorFormatter):

@@ -81,30 +81,18 @@ class Telemetry:
         )
         return PublishSpan(span, trace_context.of(span))
 
-    @contextmanager
-    def process_span(self, run: RunFacts, *, link: TraceContext | None) -> Iterator[RunSpan]:
+    def process_span(
+        self, run: RunFacts, *, link: TraceContext | None
+    ) -> AbstractContextManager[RunSpan]:
         """Wrap one run, settlement included; `link` is what came in the message's headers.
 
         The span is the current one inside: spans of user code nest, in `asyncio.to_thread` too. If
         the trace is not recorded, the job's own context is the current one.
         """
         stored = _stored(run.traceparent, run.tracestate)
-        if not self._records(stored):
-            token = current.attach(stored.attachable())
-            try:
-                yield RunSpan(None, stored)
-            finally:
-                current.detach(token)
-            return
-        span = self._tracer.start_span(
-            f"process {run.queue}",
-            context=stored.attachable(),
-            kind=SpanKind.CONSUMER,
-            attributes=spans.process_attributes(run),
-            links=[Link(link.span_context())] if link and link != stored else None,
-        )
-        with spans.as_current(span):
-            yield RunSpan(span, trace_context.of(span))
+        if self._records(stored):
+            return self._recorded_run(run, stored, link)
+        return _UnrecordedRun(stored)
 
     def step_span(self, name: str, job_id: UUID) -> AbstractContextManager[None]:
         """Wrap a step that runs, inside `process_span` or `attached`."""
@@ -168,6 +156,20 @@ class Telemetry:
         )
         return span, trace_context.of(span)
 
+    @contextmanager
+    def _recorded_run(
+        self, run: RunFacts, stored: TraceContext, link: TraceContext | None
+    ) -> Iterator[RunSpan]:
+        span = self._tracer.start_span(
+            f"process {run.queue}",
+            context=stored.attachable(),
+            kind=SpanKind.CONSUMER,
+            attributes=spans.process_attributes(run),
+            links=[Link(link.span_context())] if link and link != stored else None,
+        )
+        with spans.as_current(span):
+            yield RunSpan(span, trace_context.of(span))
+
     def _records_current(self) -> bool:
         return (
             self.provider is not None and get_current_span().get_span_context().trace_flags.sampled
@@ -177,6 +179,22 @@ class Telemetry:
     def _nested(self, name: str, kind: SpanKind, attributes: spans.Attributes) -> Iterator[None]:
         with spans.as_current(self._tracer.start_span(name, kind=kind, attributes=attributes)):
             yield
+
+
+class _UnrecordedRun:
+    """Wraps a run whose trace nobody records: nearly all of them on a busy worker."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: TraceContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> RunSpan:
+        self._token = current.attach(self._context.attachable())
+        return RunSpan(None, self._context)
+
+    def __exit__(self, *_error: object) -> None:
+        current.detach(self._token)
 
 
 def _stored(traceparent: str, tracestate: str) -> TraceContext:

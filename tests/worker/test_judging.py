@@ -108,8 +108,8 @@ async def test_a_run_held_at_any_moment_of_the_query_is_no_difference() -> None:
     table = RunTable()
     run = Run(JOB)
     with table.watched() as held:
-        with table.holding(run):
-            pass
+        table.hold(run)
+        table.let_go(run)
         stored = {JOB: HeldRun(1, run.claim_id, cancel_requested=False)}
         assert differences(stored, held, [], table.of_claim).unknown == []
 
@@ -131,8 +131,8 @@ async def test_a_cancel_request_whose_hint_was_lost_is_found() -> None:
     run = run_of()
     stored = {JOB: HeldRun(3, run.claim_id, cancel_requested=True)}
     table = RunTable()
-    with table.holding(run):
-        found = differences(stored, {run.claim_id}, [run], table.of_claim)
+    table.hold(run)
+    found = differences(stored, {run.claim_id}, [run], table.of_claim)
     assert (found.to_cancel, found.lost, found.unknown) == ([run], [], [])
 
 

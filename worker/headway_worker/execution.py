@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -54,7 +54,7 @@ class Execution:
         grace: timedelta,
     ) -> None:
         """`target` is the MODULE:JOBS that `jobs` came from, for child processes to import."""
-        self._jobs = jobs
+        self._handlers = jobs.handlers
         self._target = target
         self._worker_id = worker_id
         self._database = database
@@ -67,7 +67,7 @@ class Execution:
 
     async def run(self, run: Run, claim: Claim, context: TraceContext) -> Outcome | Lost:
         """Run the handler; `context` is the process span's. Whatever user code does, it returns."""
-        handler = self._jobs.handlers[claim.type]
+        handler = self._handlers[claim.type]
         if claim.cancel_requested:
             run.request_stop(Stop.CANCELLED)
         run.meter.on_report = partial(self._feed.note, run)
@@ -131,13 +131,13 @@ class Execution:
         return lambda name: self._telemetry.step_span(name, job_id)
 
 
-@contextmanager
-def _time_limit(run: Run, timeout: timedelta | None) -> Iterator[None]:
+def _time_limit(run: Run, timeout: timedelta | None) -> AbstractContextManager[None]:
     """Tell the run to end when its attempt's time is up."""
-    if timeout is None:
-        yield
-        return
-    seconds = timeout.total_seconds()
+    return nullcontext() if timeout is None else _limited(run, timeout.total_seconds())
+
+
+@contextmanager
+def _limited(run: Run, seconds: float) -> Iterator[None]:
     run.deadline = monotonic() + seconds
     timer = asyncio.get_running_loop().call_later(seconds, run.request_stop, Stop.TIMED_OUT)
     try:

@@ -129,11 +129,14 @@ class Pipeline:
     ) -> ClaimOutcome:
         run = Run(delivery.job_id)
         request = ClaimRequest(delivery.job_id, run.claim_id, delivery.dispatch_no)
-        with self.runs.holding(run):
+        self.runs.hold(run)
+        try:
             outcome = await until_answered(lambda: claim(request))
             if isinstance(outcome, Claim):
                 run.claim = outcome
                 await self._run(run, outcome, delivery)
+        finally:
+            self.runs.let_go(run)
         return outcome
 
     async def _finish(self, delivery: Delivery, outcome: ClaimOutcome) -> None:

@@ -3,14 +3,16 @@
 import asyncio
 from collections import deque
 from contextlib import suppress
-from typing import Final, Never
+from typing import TYPE_CHECKING, Final, Never
 
 from headway_core import runs as store
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
 from headway_core.hints import HintPublisher, ProgressHint
-from headway_core.job import Progress
 from headway_worker.running import Run
+
+if TYPE_CHECKING:
+    from headway_core.job import Progress
 
 HINT_SECONDS: Final = 0.05
 """At most so often is a run's progress sent; after a pause it is sent at once."""

@@ -66,21 +66,18 @@ class RunTable:
         """The runs as they are now; they may change while the caller goes on."""
         return iter(tuple(self._runs.values()))
 
-    @contextmanager
-    def holding(self, run: Run) -> Iterator[None]:
-        """Hold a run: to be entered before its claim is sent, left when its settle's outcome is
-        known.
-        """
+    def hold(self, run: Run) -> None:
+        """Hold a run from now on: to be called before its claim is sent."""
         self._runs[run.claim_id] = run
         self._empty.clear()
         for watcher in self._watchers:
             watcher.add(run.claim_id)
-        try:
-            yield
-        finally:
-            del self._runs[run.claim_id]
-            if not self._runs:
-                self._empty.set()
+
+    def let_go(self, run: Run) -> None:
+        """Hold it no more: its settle's outcome is known."""
+        del self._runs[run.claim_id]
+        if not self._runs:
+            self._empty.set()
 
     async def wait_empty(self) -> None:
         """Wait until no run is held."""
