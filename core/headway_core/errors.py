@@ -61,12 +61,12 @@ class JobNotDead(Refused):
 
 
 class IdempotencyKeyReused(Refused):
-    """The key belongs to a job that another request made."""
+    """The key belongs to a job that another request made, or that is stored no more."""
 
-    def __init__(self, job_id: UUID) -> None:
+    def __init__(self, job_id: UUID, *, stored: bool = True) -> None:
+        which = "which another request submitted" if stored else "which is done and stored no more"
         super().__init__(
-            f"the idempotency key belongs to job {job_id}, which another request submitted; "
-            "use a new key for a new request"
+            f"the idempotency key belongs to job {job_id}, {which}; use a new key for a new request"
         )
         self.job_id = job_id
 

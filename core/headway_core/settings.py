@@ -73,6 +73,7 @@ NAMES: Final = frozenset(
         "METRICS_LISTEN",
         "QUEUE_DEPTH_MAX",
         "REFLECTION",
+        "RETENTION_DAYS",
         "STARVATION_SECONDS",
         "TARGET",
         "TRACES_PER_SECOND",

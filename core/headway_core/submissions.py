@@ -12,7 +12,6 @@ from headway_core import jobs, queues, rows
 from headway_core.database import Connection, Database, Record
 from headway_core.errors import (
     IdempotencyKeyReused,
-    JobNotFound,
     QueueFull,
     Refused,
     StoreUnavailable,
@@ -94,13 +93,14 @@ async def submit_all(
         for item, found in zip(left, await _find(connection, left), strict=True):
             refused_or_job = _judge(item, found)
             if isinstance(refused_or_job, Refused):
-                refused_or_job.index = submissions.index(item)
-                raise refused_or_job  # rolls all back
+                raise _at(submissions.index(item), refused_or_job)  # rolls all back
             if refused_or_job is None:
                 raise StoreUnavailable("a submit met another with the same key")
             record = await connection.fetchrow(jobs.SQL.get, [refused_or_job], False)
             if record is None:
-                raise JobNotFound(refused_or_job)
+                raise _at(
+                    submissions.index(item), IdempotencyKeyReused(refused_or_job, stored=False)
+                )
             stored[item.id] = Submitted(rows.job(record), refused_or_job == item.id, None)
         return stored
 
@@ -204,7 +204,7 @@ async def _explain(
             created = job_id == submission_id
             outcomes[submission_id] = Submitted(found_jobs[job_id], created, None)
         else:  # its key outlived it
-            outcomes[submission_id] = IdempotencyKeyReused(job_id)
+            outcomes[submission_id] = IdempotencyKeyReused(job_id, stored=False)
     for refused in await _add_queues(database, unknown):
         outcomes[refused[0].id] = refused[1]
     return outcomes
@@ -291,5 +291,9 @@ def _raise_first(
     for index, item in enumerate(submissions):
         error = refused.get(item.id)
         if isinstance(error, Refused):
-            error.index = index
-            raise error
+            raise _at(index, error)
+
+
+def _at(index: int, refused: Refused) -> Refused:
+    refused.index = index
+    return refused

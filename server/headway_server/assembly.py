@@ -28,6 +28,7 @@ from headway_server.listening import add_health, add_reflection, bind, make_serv
 from headway_server.marker import Marker
 from headway_server.reaper import Reaper
 from headway_server.relay import Relay
+from headway_server.retention import Retention
 from headway_server.rpc import Calls
 from headway_server.service import NAME, JobService, Submits
 from headway_server.settings import (
@@ -118,6 +119,8 @@ async def running(
             database, publisher, starvation=settings.starvation, dispatch=relay.dispatch
         )
 
+        retention = Retention(database, finished_for=timedelta(days=settings.retention_days))
+
         async def flush(items: Sequence[Submission]) -> Sequence[Submitted | Refused]:
             limit = settings.queue_depth_max
             submitted = await submissions.submit(calls_database, items, queue_depth_max=limit)
@@ -156,6 +159,7 @@ async def running(
                 relay.run(),
                 reaper.run(),
                 sweeper.run(),
+                retention.run(),
                 health.run(),
                 gauges.sample(database, metrics),
                 measure_loop_lag(metrics),

@@ -41,3 +41,4 @@ class ServerSettings(CoreSettings):
     queue_depth_max: Whole | None = whole(
         "HEADWAY_QUEUE_DEPTH_MAX", default=None, least=1, most=1_000_000_000
     )
+    retention_days: Whole = whole("HEADWAY_RETENTION_DAYS", default=30, least=1, most=36_500)

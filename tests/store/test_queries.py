@@ -19,6 +19,7 @@ BATCH_STATEMENTS = [
     ("runs", "save_progress"),
     ("steps", "complete_step"),
     ("sweeps", "redispatch"),
+    ("retention", "remove_finished"),
     ("dead_letters", "replay"),
     ("jobs", "cancel"),
     ("jobs", "get"),
