@@ -73,9 +73,9 @@ class Stack:
             **self.settings,
         }
 
-    def start_server(self, **settings: str) -> Child:
-        """Start `headway server`; not ready yet."""
-        return self._start("server", ["server"], settings)
+    def start_server(self, *options: str, **settings: str) -> Child:
+        """Start `headway server OPTIONS`; not ready yet."""
+        return self._start("server", ["server", *options], settings)
 
     def start_worker(self, *options: str, app: str = HANDLERS, **settings: str) -> Child:
         """Start `headway worker APP OPTIONS`; not ready yet."""
