@@ -43,7 +43,7 @@ from headway_server.convert import (
     job_message,
 )
 from headway_server.in_time import submit_in_time
-from headway_server.listing import fill
+from headway_server.listing import Part, fill
 from headway_server.relay import Relay
 from headway_server.rpc import Streaming, Unary, Write
 from headway_server.watch_hub import WatchHub
@@ -124,10 +124,11 @@ class JobService:
         chosen, page, start = validate.list_jobs(request)
         await self._ask_database()
 
-        async def read(before: UUID | None, limit: int) -> list[Job]:
-            return await jobs.list_jobs(
+        async def read(before: UUID | None, limit: int) -> Part[Job, UUID]:
+            found = await jobs.list_jobs(
                 self._long_reads, chosen, full=page.full, before=before, limit=limit
             )
+            return Part(found.jobs, found.looked_up_to)
 
         filled = await fill(
             read,
@@ -172,9 +173,9 @@ class JobService:
 
         async def read(
             before: tuple[datetime, UUID] | None, limit: int
-        ) -> list[dead_letters.DeadLetter]:
-            return await dead_letters.list_dead(
-                self._long_reads, chosen, before=before, limit=limit
+        ) -> Part[dead_letters.DeadLetter, tuple[datetime, UUID]]:
+            return Part(
+                await dead_letters.list_dead(self._long_reads, chosen, before=before, limit=limit)
             )
 
         filled = await fill(

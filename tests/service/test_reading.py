@@ -19,6 +19,7 @@ from headway.v1 import (
     Payload,
     SubmitJobRequest,
 )
+from headway_core import jobs
 from headway_core.job import JobError
 from headway_core.outcomes import Failed
 from tests.service.conftest import JOB_TYPE
@@ -172,6 +173,20 @@ async def test_filters_must_all_hold(served: Served, worker: PlayedWorker) -> No
     assert await found(create_time_to=soon) == {plain.id, reports.id, other.id}
     assert await found(create_time_from=soon) == set()
     assert await found(create_time_from=reports.create_time) == {reports.id, other.id}
+
+
+async def test_a_page_may_be_empty_and_lead_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call looks at a bounded number of jobs; only an empty token is the end."""
+    rare = await submit(served, type="rare.type")
+    for _ in range(25):
+        await submit(served)
+    monkeypatch.setattr(jobs, "LOOK_AT_MAX", 10)
+    pages = await all_pages(served, ListJobsRequest(type="rare.type"))
+    assert [[job.id for job in page] for page in pages] == [[], [], [rare.id]]
+    pages = await all_pages(served, ListJobsRequest(page_size=4, type=JOB_TYPE))
+    assert len({job.id for page in pages for job in page}) == 25
 
 
 async def test_ids_are_uuid7_and_lower_case(served: Served) -> None:

@@ -23,6 +23,8 @@ BATCH_STATEMENTS = [
     ("dead_letters", "replay"),
     ("jobs", "cancel"),
     ("jobs", "get"),
+    ("jobs", "list"),
+    ("jobs", "list_among"),
     ("events", "heads"),
 ]
 
@@ -43,6 +45,35 @@ async def test_batch_statements_find_their_jobs_by_key(
     database: Database, table: str, name: str, rows: int
 ) -> None:
     """On empty and on full statistics: a plan that walks a table is a thousand times slower."""
+    scans = await _planned_scans(database, table, name, rows)
+    of_jobs = [scan for scan in scans if "jobs" in (scan.get("Relation Name"), _table(scan))]
+    assert of_jobs
+    for scan in of_jobs:
+        assert "Index Cond" in scan or "Recheck Cond" in scan, scan
+        assert scan.get("Index Name", "jobs_pkey") == "jobs_pkey", scan
+
+
+@pytest.mark.parametrize("rows", [0, 1_000_000])
+@pytest.mark.parametrize(
+    ("table", "name"), [("retention", "remove_finished"), ("jobs", "unfinished")]
+)
+async def test_no_table_is_walked(database: Database, table: str, name: str, rows: int) -> None:
+    """What a statement needs of other tables it finds by their keys, too."""
+    for scan in await _planned_scans(database, table, name, rows):
+        if "Relation Name" in scan or "Index Name" in scan:
+            assert "Index Cond" in scan or "Recheck Cond" in scan, scan
+
+
+async def test_keys_are_removed_by_pages(database: Database) -> None:
+    """No index, and no walk along the whole table: the pages that were named."""
+    scans = await _planned_scans(database, "retention", "remove_keys", 1_000_000)
+    (keys,) = [scan for scan in scans if scan.get("Relation Name") == "idempotency_keys"]
+    assert keys["Node Type"] == "Tid Range Scan"
+
+
+async def _planned_scans(
+    database: Database, table: str, name: str, rows: int
+) -> list[dict[str, object]]:
     async with database.transaction() as connection:
         if rows:
             await _pretend(connection, rows)
@@ -54,12 +85,7 @@ async def test_batch_statements_find_their_jobs_by_key(
         nulls = ", ".join(["NULL"] * count)
         explained = await connection.fetchval(f"EXPLAIN (FORMAT json) EXECUTE plan ({nulls})")
         await connection.execute("DEALLOCATE plan")
-    scans = list(_scans(json.loads(explained)[0]["Plan"]))
-    of_jobs = [scan for scan in scans if "jobs" in (scan.get("Relation Name"), _table(scan))]
-    assert of_jobs
-    for scan in of_jobs:
-        assert "Index Cond" in scan or "Recheck Cond" in scan, scan
-        assert scan.get("Index Name", "jobs_pkey") == "jobs_pkey", scan
+    return list(_scans(json.loads(explained)[0]["Plan"]))
 
 
 async def _pretend(connection: Connection, rows: int) -> None:

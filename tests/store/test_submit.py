@@ -156,9 +156,10 @@ async def test_pages_are_newest_first_and_filters_hold(database: Database, submi
     """Keyset pages by ID."""
     made = [(await submit("a" if n % 2 else "b", labels={"n": str(n)})).job for n in range(6)]
     everything = jobs.JobFilter()
-    page = await jobs.list_jobs(database, everything, full=False, before=None, limit=4)
+    page = (await jobs.list_jobs(database, everything, full=False, before=None, limit=4)).jobs
     assert [job.id for job in page] == [job.id for job in reversed(made[2:])]
-    rest = await jobs.list_jobs(database, everything, full=False, before=page[-1].id, limit=4)
+    last = page[-1].id
+    rest = (await jobs.list_jobs(database, everything, full=False, before=last, limit=4)).jobs
     assert [job.id for job in rest] == [made[1].id, made[0].id]
     for chosen, count in [
         (jobs.JobFilter(type="a"), 3),
@@ -168,5 +169,21 @@ async def test_pages_are_newest_first_and_filters_hold(database: Database, submi
         (jobs.JobFilter(create_time_from=made[3].create_time), 3),
         (jobs.JobFilter(create_time_to=made[3].create_time), 3),
     ]:
-        found = await jobs.list_jobs(database, chosen, full=True, before=None, limit=99)
+        found = (await jobs.list_jobs(database, chosen, full=True, before=None, limit=99)).jobs
         assert len(found) == count, chosen
+
+
+async def test_a_key_that_outlives_its_job_makes_no_second_one(
+    database: Database, submit: Submit
+) -> None:
+    """Retention may be shorter than thirty days: the work was done, and is not done again."""
+    first = await submit(idempotency_key="k", request_hash=b"1")
+    await database.execute("DELETE FROM jobs")
+    again = submission(idempotency_key="k", request_hash=b"1")
+    (refused,) = await submissions.submit(database, [again], queue_depth_max=None)
+    assert isinstance(refused, IdempotencyKeyReused)
+    assert refused.job_id == first.job.id
+    assert "stored no more" in str(refused)
+    with pytest.raises(IdempotencyKeyReused) as caught:
+        await submissions.submit_all(database, [submission(), again], queue_depth_max=None)
+    assert (caught.value.job_id, caught.value.index) == (first.job.id, 1)

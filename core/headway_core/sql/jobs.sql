@@ -12,10 +12,70 @@ FROM jobs
 WHERE id = ANY ($1::uuid[])
 
 -- name: list
--- A page of jobs, newest first.
+-- A page of jobs, newest first, found among so many; a row that is none of them (`matches` is not true) is the
+-- last that was looked at.
 -- $1 whether with payload and result, $2 before this ID (null: from the newest), $3 how many,
 -- $4 states, $5 type, $6 queue, $7 labels as JSON, $8 created at or after, $9 created before (null: any),
--- $10 and $11 the same times as the bounds of UUIDv7 IDs, with an hour's slack for clocks that differ.
+-- $10 and $11 the same times as the bounds of UUIDv7 IDs, with an hour's slack for clocks that differ,
+-- $12 look at how many.
+SELECT
+    id, type, queue, priority, state, sequence, dispatch_no, wait_time, run_epoch, attempt, max_attempts,
+    create_time, queue_time, start_time, end_time, error_type, error_message, error_retryable,
+    traceparent, tracestate, labels::text, progress,
+    CASE WHEN $1 THEN payload_kind END AS payload_kind,
+    CASE WHEN $1 THEN payload_type END AS payload_type, CASE WHEN $1 THEN payload END AS payload,
+    CASE WHEN $1 THEN result_kind END AS result_kind,
+    CASE WHEN $1 THEN result_type END AS result_type, CASE WHEN $1 THEN result END AS result,
+    matches, n = $12 AS is_last_looked_at
+FROM (
+    SELECT
+        *,
+        ($4::smallint[] IS NULL OR state = ANY ($4))
+            AND ($5::text IS NULL OR type = $5)
+            AND ($6::text IS NULL OR queue = $6)
+            AND ($7::text IS NULL OR labels @> $7::jsonb)
+            AND ($8::timestamptz IS NULL OR create_time >= $8)
+            AND ($9::timestamptz IS NULL OR create_time < $9) AS matches,
+        row_number() OVER (ORDER BY id DESC) AS n
+    FROM (
+        SELECT * FROM jobs
+        WHERE id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+          AND id >= coalesce($10::uuid, '00000000-0000-0000-0000-000000000000')
+          AND id <= coalesce($11::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        ORDER BY id DESC
+        LIMIT $12
+    ) AS span
+) AS seen
+WHERE matches OR n = $12
+ORDER BY id DESC
+LIMIT $3
+
+-- name: unfinished
+-- Jobs that are not COMPLETED or CANCELLED: the newest that run, the newest that are dead, and some that wait.
+-- $1 states, $2 before this ID (null: from the newest), $3 how many of each kind.
+(
+    SELECT job_id AS id, false AS waits FROM runs
+    WHERE 3 = ANY ($1::smallint[]) AND job_id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    ORDER BY job_id DESC
+    LIMIT $3
+)
+UNION ALL
+(
+    SELECT job_id, false FROM dead_letters
+    WHERE 6 = ANY ($1::smallint[]) AND job_id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    ORDER BY job_id DESC
+    LIMIT $3
+)
+UNION ALL
+(
+    SELECT id, true FROM jobs
+    WHERE wait_time IS NOT NULL AND state = ANY ($1::smallint[])
+      AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    LIMIT $3
+)
+
+-- name: list_among
+-- A page of jobs, newest first, of these. $1 and $3 to $9 as in `list`, $2 ids.
 SELECT
     id, type, queue, priority, state, sequence, dispatch_no, wait_time, run_epoch, attempt, max_attempts,
     create_time, queue_time, start_time, end_time, error_type, error_message, error_retryable,
@@ -25,9 +85,7 @@ SELECT
     CASE WHEN $1 THEN result_kind END AS result_kind,
     CASE WHEN $1 THEN result_type END AS result_type, CASE WHEN $1 THEN result END AS result
 FROM jobs
-WHERE id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-  AND id >= coalesce($10::uuid, '00000000-0000-0000-0000-000000000000')
-  AND id <= coalesce($11::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+WHERE id = ANY ($2::uuid[])
   AND ($4::smallint[] IS NULL OR state = ANY ($4))
   AND ($5::text IS NULL OR type = $5)
   AND ($6::text IS NULL OR queue = $6)

@@ -336,10 +336,12 @@ class ListJobsResponse(_message.Message):
     JOBS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty at the end."""
+    """Empty at the end, and only there."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
-        """Newest first."""
+        """Newest first. One call looks at a bounded number of jobs: where few match, a page may hold fewer
+        than asked for, or none, and still have a token to go on with.
+        """
 
     def __init__(
         self,
