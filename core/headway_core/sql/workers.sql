@@ -106,9 +106,11 @@ RETURNING company
 
 -- name: lapsed
 -- Workers without a live lease that still have runs. $1 how many.
-SELECT DISTINCT runs.worker_id
-FROM runs LEFT JOIN workers ON workers.id = runs.worker_id
-WHERE workers.id IS NULL OR workers.ended_time IS NOT NULL OR workers.lease_expires <= clock_timestamp()
+-- From the workers, not from the runs: under a forgotten transaction dead rows of all runs since pile up there.
+-- No run is without its worker's row: `forget` spares those that have runs, and an ended one gets no more.
+SELECT id AS worker_id FROM workers
+WHERE (ended_time IS NOT NULL OR lease_expires <= clock_timestamp())
+  AND EXISTS (SELECT FROM runs WHERE runs.worker_id = workers.id)
 LIMIT $1
 
 -- name: end_idle
