@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,16 @@ LOG_BYTES_MAX = 8 * 1024 * 1024
 # A changed system clock moves the start times that the kernel reports; a pid that comes round
 # again, for a process with the same marker, within this time is not to be expected.
 START_TIME_TOLERANCE_SECONDS = 120.0
+# Changing the account in Popen makes it fork where it would vfork, and a fork in a process whose
+# other threads are inside gRPC crashes the child more often than not (its handlers run there).
+AS_ACCOUNT = """\
+import os, sys
+uid, gid, *command = sys.argv[1:]
+os.setgroups([])
+os.setgid(int(gid))
+os.setuid(int(uid))
+os.execv(command[0], command)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +80,12 @@ def start(
         log.unlink()
     with log.open("ab") as output:
         return subprocess.Popen(
-            [str(part) for part in command],
+            _under(account, command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**environment, OWNER_VARIABLE: str(owner)},
             start_new_session=True,
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
         )
 
 
@@ -91,7 +99,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a short command to its end and return its output; any exit code is an answer."""
     return subprocess.run(
-        [str(part) for part in command],
+        _under(account, command),
         check=False,
         input="" if text is None else text,
         stdout=subprocess.PIPE,
@@ -101,10 +109,15 @@ def run(
         env=dict(environment),
         cwd="/" if account else None,
         timeout=timeout_seconds,
-        user=account.uid if account else None,
-        group=account.gid if account else None,
-        extra_groups=[] if account else None,
     )
+
+
+def _under(account: Account | None, command: Sequence[str | Path]) -> list[str]:
+    words = [str(part) for part in command]
+    if account is None:
+        return words
+    python = [sys.executable, "-I", "-S", "-c", AS_ACCOUNT]
+    return [*python, str(account.uid), str(account.gid), *words]
 
 
 def describe(
