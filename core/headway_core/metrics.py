@@ -77,6 +77,7 @@ class Metrics:
         self._queues: Sequence[QueueStatistics] = ()
         self._outbox_lag: tuple[timedelta, ...] = ()
         self._slots: tuple[int, ...] = ()
+        self._loop: tuple[asyncio.AbstractEventLoop, ...] = ()
         self._make_gauges(meter)
 
     @classmethod
@@ -145,6 +146,10 @@ class Metrics:
         """Note how late the event loop woke."""
         self._lags.record(seconds)
 
+    def show_tasks_of(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Show how many tasks this loop has from now on, counted when somebody asks."""
+        self._loop = (loop,)
+
     def show_queues(self, statistics: Sequence[QueueStatistics]) -> None:
         """Show depth and age of every queue from now on."""
         self._queues = statistics
@@ -183,6 +188,12 @@ class Metrics:
             lambda: [Observation(lag.total_seconds()) for lag in self._outbox_lag],
         )
         gauge(
+            "headway.loop.tasks",
+            "",
+            "Tasks of the event loop",
+            lambda: [Observation(len(asyncio.all_tasks(loop))) for loop in self._loop],
+        )
+        gauge(
             "headway.worker.slots",
             "",
             "Jobs this worker can run, and runs",
@@ -196,6 +207,7 @@ class Metrics:
 async def measure_loop_lag(metrics: Metrics) -> Never:
     """Measure how late the event loop wakes, for ever: a loop for the process's TaskGroup."""
     loop = asyncio.get_running_loop()
+    metrics.show_tasks_of(loop)
     while True:
         due = loop.time() + LAG_PROBE_SECONDS
         await asyncio.sleep(LAG_PROBE_SECONDS)
