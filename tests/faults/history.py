@@ -15,9 +15,15 @@ from headway_core.states import DONE, MAY_FOLLOW, EventType, JobState
 
 _TERMINAL: Final = frozenset({EventType.COMPLETED, EventType.DEAD, EventType.CANCELLED})
 _EVENTS: Final = """
-SELECT job_id, sequence, type, state, run_epoch, attempt FROM job_events ORDER BY job_id, sequence
+SELECT job_id, sequence, type, state, run_epoch, attempt FROM job_events
+WHERE job_id = ANY ($1) ORDER BY job_id, sequence
 """
-_JOBS: Final = "SELECT id, state, sequence, run_epoch, claim_id, worker_id, wait_time FROM jobs"
+_JOBS: Final = """
+SELECT id, state, sequence, run_epoch, claim_id, worker_id, wait_time FROM jobs
+WHERE id > $1 ORDER BY id LIMIT $2
+"""
+PAGE_JOBS: Final = 2_000
+"""Read at a time: a soak leaves more than fits into memory."""
 
 
 async def check(
@@ -32,17 +38,24 @@ async def check(
     `accepted`: jobs whose submit was answered. `at_rest`: nothing is on its way, so every job is
     done and the outbox empty. `without_fault`: nothing was killed, so each run ended by its own.
     """
-    jobs = {row["id"]: row for row in await database.fetch(_JOBS)}
-    histories: dict[UUID, list[Record]] = {}
-    for row in await database.fetch(_EVENTS):
-        histories.setdefault(row["job_id"], []).append(row)
-    violations = [f"{job_id}: accepted, and lost" for job_id in accepted if job_id not in jobs]
-    for job_id, job in jobs.items():
-        violations += [f"{job_id}: {word}" for word in _check_job(job, histories.get(job_id, []))]
-        if at_rest and JobState(job["state"]) not in DONE:
-            violations.append(f"{job_id}: {JobState(job['state']).name} at rest")
-        if without_fault and job["run_epoch"] > 1:
-            violations.append(f"{job_id}: ran {job['run_epoch']} times without a fault")
+    known: set[UUID] = set()
+    violations: list[str] = []
+    after = UUID(int=0)
+    while jobs := await database.fetch(_JOBS, after, PAGE_JOBS):
+        after = jobs[-1]["id"]
+        if accepted:
+            known.update(job["id"] for job in jobs)
+        histories: dict[UUID, list[Record]] = {}
+        for row in await database.fetch(_EVENTS, [job["id"] for job in jobs]):
+            histories.setdefault(row["job_id"], []).append(row)
+        for job in jobs:
+            words = _check_job(job, histories.get(job["id"], []))
+            if at_rest and JobState(job["state"]) not in DONE:
+                words.append(f"{JobState(job['state']).name} at rest")
+            if without_fault and job["run_epoch"] > 1:
+                words.append(f"ran {job['run_epoch']} times without a fault")
+            violations += [f"{job['id']}: {word}" for word in words]
+    violations += [f"{job_id}: accepted, and lost" for job_id in accepted if job_id not in known]
     violations += await _check_side_tables(database)
     if at_rest:
         left = await database.fetchval("SELECT count(*) FROM outbox")
