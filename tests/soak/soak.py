@@ -1,0 +1,157 @@
+"""One soak from its start to its verdict."""
+
+import asyncio
+import logging
+import resource
+import shutil
+import time
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from headway.client import Client
+from headway_dev.schema import migrate
+from headway_dev.services import Services, private_services
+from tests.faults.proxy import proxied
+from tests.soak import report, verdict
+from tests.soak.fleet import Fleet
+from tests.soak.ledger import Ledger
+from tests.soak.load import Load
+from tests.soak.nemesis import Nemesis
+from tests.soak.recovery import Recoveries
+from tests.soak.sampling import Sampler, too_steep
+from tests.soak.schedule import Kind, digest, schedule
+
+CALL_SECONDS: Final = 10.0
+RECONNECT_SECONDS: Final = 120.0
+DESCRIPTORS: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do."""
+
+    seed: int
+    seconds: float
+    rate: float
+    """Jobs a second."""
+    kinds: frozenset[Kind]
+    """Faults to choose from; none: load only."""
+
+
+async def soak(plan: Plan, directory: Path) -> int:
+    """Do it, with services of its own in this directory. Returns 0, or 1 for a finding."""
+    strikes = schedule(plan.seed, seconds=plan.seconds, kinds=plan.kinds) if plan.kinds else ()
+    print(
+        f"seed {plan.seed}: {len(strikes)} faults in {plan.seconds:g} s ({digest(strikes)}),"
+        f" {plan.rate:g} jobs/s; data and logs in {directory}",
+        flush=True,
+    )
+    more_descriptors()
+    # asyncio warns of each write of a proxy to a connection that a fault has just reset.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    with private_services(directory, durable=True, start=False) as services:
+        services.erase()
+        logs = fresh_directory(directory / "logs")
+        await asyncio.to_thread(services.start)
+        await asyncio.to_thread(migrate, services.database_url)
+        ledger = Ledger(logs / "accepted")
+        try:
+            await _run(plan, services, logs, ledger)
+        finally:
+            ledger.close()
+        if not ledger.findings_count:
+            services.erase()
+    return 1 if ledger.findings_count else 0
+
+
+async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> None:
+    url = services.database_url
+    async with AsyncExitStack() as stack:
+        postgres = await stack.enter_async_context(proxied(url))
+        rabbitmq = await stack.enter_async_context(proxied(services.amqp_url))
+        fleet = Fleet(
+            services,
+            database_url=postgres.url,
+            amqp_url=rabbitmq.url,
+            directory=logs,
+            complain=ledger.complain,
+        )
+        stack.callback(fleet.stack.stop)
+        for _ in range(2):
+            fleet.add_server()
+        fleet.add_worker(rough=False)
+        fleet.add_worker(processes=2)
+        fleet.add_worker()
+        await fleet.start()
+        clients = [
+            await stack.enter_async_context(
+                Client(target, call_timeout=CALL_SECONDS, reconnect_timeout=RECONNECT_SECONDS)
+            )
+            for target in (*fleet.targets, ",".join(fleet.targets))
+        ]
+        load = Load(clients, rate=plan.rate, seed=plan.seed, ledger=ledger, database_url=url)
+        recoveries = Recoveries(url, ledger)
+        nemesis = Nemesis(
+            services,
+            fleet,
+            postgres=postgres,
+            rabbitmq=rabbitmq,
+            recoveries=recoveries,
+            ledger=ledger,
+            fill=load.burst,
+        )
+        sampler = Sampler(fleet.processes)
+        begun = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            background = [group.create_task(fleet.mind()), group.create_task(sampler.run())]
+            calling = group.create_task(load.run())
+            strikes = (
+                schedule(plan.seed, seconds=plan.seconds, kinds=plan.kinds) if plan.kinds else ()
+            )
+            striking = group.create_task(nemesis.run(strikes))
+            await asyncio.sleep(plan.seconds)
+            await striking  # the last recovery is measured under load, too
+            load.stop()
+            await calling
+            seconds = time.monotonic() - begun
+            rested = await verdict.rest(url, ledger)
+            for task in background:
+                task.cancel()
+        print(f"\nall done {rested:.1f} s after the last call", flush=True)
+        await fleet.leave()
+        await verdict.no_message_left(services.amqp_url, ledger)
+        await verdict.judge(url, ledger)
+        slopes = sampler.slopes()
+        for finding in too_steep(slopes):
+            ledger.complain(finding)
+        report.print_load(seconds=seconds, ledger=ledger, done=ledger.counts["jobs"])
+        report.print_recovery(nemesis.survived, recoveries.all)
+        report.print_slopes(slopes)
+        report.print_verdict(ledger)
+        report.keep(
+            logs / "report.json",
+            recoveries.all,
+            seed=plan.seed,
+            seconds=seconds,
+            accepted=ledger.accepted,
+            jobs=ledger.counts["jobs"],
+            survived=nemesis.survived,
+            findings=ledger.findings,
+        )
+
+
+def fresh_directory(path: Path) -> Path:
+    """An empty directory."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def more_descriptors() -> None:
+    """The proxies hold two for every connection."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        wanted = DESCRIPTORS if most == resource.RLIM_INFINITY else min(DESCRIPTORS, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
