@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults lint format proto lock clean
+.PHONY: help setup demo dev test faults soak million lint format proto lock clean
 
 PYTHON ?=
 export PYTHON
@@ -32,6 +32,13 @@ faults: setup ## run the fault matrix at full length, and print recovery times
 	@HEADWAY_TEST_RACE_ROUNDS=10000 HEADWAY_TEST_RACE_SECONDS=60 \
 	  $(BIN)/python -m pytest -m "" -s --timeout 900 tests/faults tests/store/test_races.py $(ARGS)
 
+# The seed is printed; the same one makes the same faults. docs/soak.md tells more.
+soak: setup ## faults at random under load, for ten minutes: make soak ARGS='--seconds 120 --seed 7'
+	@$(BIN)/python -m tests.soak $(ARGS)
+
+million: setup ## run a million jobs without a fault, each exactly once
+	@$(BIN)/python -m tests.soak --no-faults --jobs 1000000 $(ARGS)
+
 lint: setup ## formatting, lint, types, architecture, protos
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -54,5 +61,5 @@ lock: setup ## lock the newest versions that pyproject.toml allows
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
 
 clean: ## remove what the other targets made, running private services first
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m headway_dev.leftovers .headway .cache/test-services || true; fi
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m headway_dev.leftovers .headway .cache/test-services .cache/soak || true; fi
 	@rm -rf .venv .cache .headway build dist .hypothesis

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from headway_dev.services import AMQP_VARIABLE, DATABASE_VARIABLE
+from tests.soak import report
 from tests.soak.million import count_jobs
 from tests.soak.schedule import Kind
 from tests.soak.soak import Plan, soak
@@ -44,7 +45,16 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--processes", type=int, default=2, help="of the worker of --jobs")
     parser.add_argument("--data", type=Path, default=DIRECTORY, help="data and logs (%(default)s)")
+    parser.add_argument(
+        "--combine",
+        type=Path,
+        nargs="+",
+        metavar="REPORT",
+        help="soak no more: put the `logs/report.json` of several soaks together",
+    )
     options = parser.parse_args(arguments)
+    if options.combine:
+        return report.combine(options.combine)
     if options.jobs is not None and not options.no_faults:
         parser.error("--jobs wants --no-faults: with faults, runs may be repeated")
     for variable in (DATABASE_VARIABLE, AMQP_VARIABLE):

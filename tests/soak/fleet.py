@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,7 @@ import psutil
 
 from headway_dev import ports
 from headway_dev.children import Child
+from headway_dev.errors import ServiceFailed
 from headway_dev.processes import log_tail
 from headway_dev.services import Services
 from tests.end_to_end.stack import Stack
@@ -71,7 +73,10 @@ class Member:
         await asyncio.to_thread(self.child.await_ready)
 
     async def restart(self) -> None:
-        """See to it that nothing is left of the last one, and start it."""
+        """See to it that nothing is left of the last one, and start it.
+
+        Raises ServiceFailed if it does not get ready.
+        """
         await asyncio.to_thread(self.process.kill)
         await self.start()
 
@@ -151,7 +156,8 @@ class Fleet:
                     code = member.process.exit_code
                     tail = log_tail(member.process.log, lines=25)
                     self._complain(f"{member.name} ended by itself with {code}:\n{tail}")
-                    await member.restart()
+                    with suppress(ServiceFailed):  # it ended again, and is found next time
+                        await member.restart()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def leave(self) -> None:

@@ -25,11 +25,11 @@ from tests.soak.soak import fresh_directory
 
 BATCH_JOBS: Final = 1_000
 CALLERS: Final = 2
-BACKLOG_MAX: Final = 50_000
+BACKLOG_MAX: Final = 20_000
 """Submitted and not done: callers wait then."""
 CONCURRENCY: Final = 100
 SAY_SECONDS: Final = 10.0
-LOOK_SECONDS: Final = 0.5
+LOOK_SECONDS: Final = 1.0
 STALL_SECONDS_MAX: Final = 60.0
 """Without a fault, something ends in this time."""
 WARM_UP_SECONDS: Final = 20.0

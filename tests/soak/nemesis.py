@@ -12,6 +12,7 @@ import aio_pika
 import psutil
 
 from headway_core.topology import job_queue
+from headway_dev.errors import ServiceFailed
 from headway_dev.services import Services
 from tests.faults.proxy import Proxy
 from tests.faults.rig import until
@@ -82,33 +83,42 @@ class Nemesis:
     async def _strike_member(
         self, strike: Strike, member: Member, group: asyncio.TaskGroup
     ) -> None:
-        part, _, deed = strike.kind.partition(".")
         async with member.busy:
             member.in_hands = True
             try:
                 if not member.alive:
                     await member.restart()
-                victims = await self._victims(part, strike.choice, member)
-                if deed == "freeze":
-                    _send(victims, signal.SIGSTOP)
-                    await asyncio.sleep(strike.hold)
-                    _send(victims[::-1], signal.SIGCONT)
-                    group.create_task(self._recover(strike))
-                    return
-                cut_off = await self._cut_off(strike.kind, victims)
-                if deed == "kill":
-                    _send(victims, signal.SIGSTOP)  # so that none sees another one's end
-                _send(victims, signal.SIGKILL if deed == "kill" else signal.SIGTERM)
-                group.create_task(self._recover(strike, cut_off))
-                if part == "executor":
-                    return
-                code = await member.leave()
-                if deed == "term" and code != 0:
-                    self._ledger.complain(f"{member.name} left with {code} at a SIGTERM")
-                await asyncio.sleep(strike.hold)
-                await member.restart()
+                await self._strike_processes(strike, member, group)
+                if not member.alive:
+                    await asyncio.sleep(strike.hold if strike.kind.deed == "kill" else 0)
+                    await member.restart()
+            except (AssertionError, ServiceFailed) as error:
+                self._ledger.complain(f"{strike.kind} of {member.name}: {error}")
             finally:
                 member.in_hands = False
+
+    async def _strike_processes(
+        self, strike: Strike, member: Member, group: asyncio.TaskGroup
+    ) -> None:
+        """Strike; the main process has left in the end if that is in the nature of the strike."""
+        part, deed = strike.kind.part, strike.kind.deed
+        victims = await self._victims(part, strike.choice, member)
+        if deed == "freeze":
+            _send(victims, signal.SIGSTOP)
+            await asyncio.sleep(strike.hold)
+            _send(victims[::-1], signal.SIGCONT)
+            group.create_task(self._recover(strike))
+            return
+        cut_off = await self._cut_off(strike.kind, victims)
+        if deed == "kill":
+            _send(victims, signal.SIGSTOP)  # so that none sees another one's end
+        _send(victims, signal.SIGKILL if deed == "kill" else signal.SIGTERM)
+        group.create_task(self._recover(strike, cut_off))
+        if part == "executor":
+            return
+        code = await member.leave()
+        if deed == "term" and code != 0:
+            self._ledger.complain(f"{member.name} left with {code} at a SIGTERM")
 
     async def _cut_off(self, kind: Kind, victims: Sequence[psutil.Process]) -> Runs:
         if kind not in CUTS_OFF:

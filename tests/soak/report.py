@@ -66,6 +66,27 @@ def keep(path: Path, recoveries: Iterable[Recovery], **more: object) -> None:
     path.write_text(json.dumps({**more, "recoveries": [asdict(one) for one in recoveries]}))
 
 
+def combine(paths: Iterable[Path]) -> int:
+    """Print what several soaks have kept, together. Returns 1 if any found something."""
+    found = [json.loads(path.read_text()) for path in paths]
+    seconds = sum(one["seconds"] for one in found)
+    print(
+        f"{len(found)} soaks (seeds {', '.join(str(one['seed']) for one in found)}),"
+        f" {seconds / 60:.0f} minutes: {sum(one['accepted'] for one in found) / seconds:.1f}"
+        f" submits/s, {sum(one['jobs'] for one in found) / seconds:.1f} completions/s,"
+        f" {sum(one['jobs'] for one in found)} jobs"
+    )
+    survived: Counter[str] = Counter()
+    for one in found:
+        survived.update(one["survived"])
+    print_recovery(survived, [Recovery(**each) for one in found for each in one["recoveries"]])
+    for one in found:
+        print(f"\nseed {one['seed']}: {len(one['findings'])} findings")
+        for role, measure, per_hour, error, *_ in one["slopes"]:
+            print(f"  {role:11} {measure:12} {per_hour:9.1f} ± {error:<8.1f}")
+    return int(any(one["findings"] for one in found))
+
+
 def _percentiles(values: list[float]) -> str:
     return " ".join(
         f"{value:7.1f}"

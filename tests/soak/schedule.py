@@ -53,6 +53,16 @@ class Kind(StrEnum):
     RABBITMQ_ALARM = "rabbitmq.alarm"
     """A disk alarm: it takes no publish."""
 
+    @property
+    def part(self) -> str:
+        """What is struck."""
+        return self.value.partition(".")[0]
+
+    @property
+    def deed(self) -> str:
+        """What is done to it."""
+        return self.value.partition(".")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Nature:

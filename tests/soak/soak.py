@@ -139,6 +139,10 @@ async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> No
             jobs=ledger.counts["jobs"],
             survived=nemesis.survived,
             findings=ledger.findings,
+            slopes=[
+                (*key, line.per_hour, line.error, line.seconds, line.highest)
+                for key, line in slopes.items()
+            ],
         )
 
 
