@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Final
 
 import aio_pika
@@ -90,6 +91,7 @@ async def no_message_left(amqp_url: str, ledger: Ledger) -> None:
     async with await aio_pika.connect(amqp_url) as connection:
         for queue in ("default", ROUGH):
             channel = await connection.channel()
-            found = await channel.declare_queue(job_queue(queue), passive=True)
-            if count := found.declaration_result.message_count:
-                ledger.complain(f"{count} messages left in {queue}")
+            with suppress(aio_pika.exceptions.ChannelNotFoundEntity):
+                found = await channel.declare_queue(job_queue(queue), passive=True)
+                if count := found.declaration_result.message_count:
+                    ledger.complain(f"{count} messages left in {queue}")
