@@ -68,6 +68,7 @@ async def soak(plan: Plan, directory: Path) -> int:
 
 async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> None:
     url = services.database_url
+    started = time.monotonic()
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(proxied(url))
         rabbitmq = await stack.enter_async_context(proxied(services.amqp_url))
@@ -85,6 +86,7 @@ async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> No
         fleet.add_worker(processes=2)
         fleet.add_worker()
         await fleet.start()
+        print(f"started in {time.monotonic() - started:.0f} s", flush=True)
         clients = [
             await stack.enter_async_context(
                 Client(target, call_timeout=CALL_SECONDS, reconnect_timeout=RECONNECT_SECONDS)
@@ -121,6 +123,7 @@ async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> No
                 task.cancel()
         print(f"\nall done {rested:.1f} s after the last call", flush=True)
         await fleet.leave()
+        print(f"all gone {time.monotonic() - begun - seconds:.1f} s after it", flush=True)
         await verdict.no_message_left(services.amqp_url, ledger)
         await verdict.judge(url, ledger)
         slopes = sampler.slopes()

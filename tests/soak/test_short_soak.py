@@ -14,6 +14,7 @@ from tests.soak.million import executions
 
 SEED = 167
 KINDS = "executor.kill,supervisor.term,server.kill,postgres.stop,postgres.reset,rabbitmq.reset"
+"""Of which three come in nine seconds: connections reset, an executor killed, Postgres stopped."""
 SECONDS_MAX = 100.0
 
 
@@ -48,17 +49,17 @@ async def run(*arguments: str) -> tuple[int | None, str]:
 async def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
     """P1, P2, P5, P6: every job of the load is done, and every history is whole."""
     code, output = await run(
-        *("--seed", str(SEED), "--seconds", "12", "--rate", "20", "--kinds", KINDS),
+        *("--seed", str(SEED), "--seconds", "9", "--rate", "15", "--kinds", KINDS),
         *("--data", str(tmp_path / "soak")),
     )
     assert code == 0, output
     assert "verdict: nothing lost, nothing wrong" in output
     survived = re.search(r"faults survived: (\d+)", output)
     assert survived is not None
-    assert int(survived[1]) == 5
+    assert int(survived[1]) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.slow_faults
 async def test_jobs_without_faults_run_exactly_once(tmp_path: Path) -> None:
     """P2, P5: the handler's own count and the tables agree."""
     code, output = await run(
