@@ -121,3 +121,22 @@ async def test_a_blocked_loop_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     task.cancel()
     assert max(seen) > 0.15
     assert min(seen) < 0.05
+
+
+async def test_tasks_of_the_loop_are_counted_when_somebody_asks() -> None:
+    port = free_port()
+    metrics = started(port)
+    sleeping = [asyncio.create_task(asyncio.sleep(60)) for _ in range(7)]
+    try:
+        metrics.show_tasks_of(asyncio.get_running_loop())
+        before = (await asyncio.to_thread(scrape, port))["headway_loop_tasks"]
+        sleeping.pop().cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        after = (await asyncio.to_thread(scrape, port))["headway_loop_tasks"]
+    finally:
+        for task in sleeping:
+            task.cancel()
+        metrics.shutdown()
+    assert before >= 7
+    assert after == before - 1
