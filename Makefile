@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults soak million lint format proto lock clean
+.PHONY: help setup demo dev test faults soak million bench lint format proto lock clean
 
 PYTHON ?=
 export PYTHON
@@ -39,6 +39,9 @@ soak: setup ## faults at random under load, for ten minutes: make soak ARGS='--s
 million: setup ## run a million jobs without a fault, each exactly once
 	@$(BIN)/python -m tests.soak --no-faults --jobs 1000000 $(ARGS)
 
+bench: setup ## measure Headway beside its floors, into bench/out/latest.json
+	@$(BIN)/python -m bench $(ARGS)
+
 lint: setup ## formatting, lint, types, architecture, protos
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -61,5 +64,5 @@ lock: setup ## lock the newest versions that pyproject.toml allows
 	  --custom-compile-command 'make lock' --quiet --output-file requirements.lock
 
 clean: ## remove what the other targets made, running private services first
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m headway_dev.leftovers .headway .cache/test-services .cache/soak || true; fi
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m headway_dev.leftovers .headway .cache/test-services .cache/soak .cache/bench || true; fi
 	@rm -rf .venv .cache .headway build dist .hypothesis

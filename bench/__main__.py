@@ -1,0 +1,75 @@
+"""`python -m bench`: measure floors and Headway in turn, print the table, write `bench/out/`."""
+
+import argparse
+import asyncio
+import fnmatch
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.measurements import latency, throughput
+from bench.measurements.plan import Measurement, Plan
+from bench.rows import ROWS, Samples
+from bench.stage import Stage
+from bench.table import cpu_table, results_table
+
+OUT = Path(__file__).parent / "out"
+REPETITIONS = 3
+MEASUREMENTS: tuple[Measurement, ...] = (
+    *throughput.MEASUREMENTS,
+    *latency.MEASUREMENTS,
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what is asked for. Returns 0 if every `must` is met, 1 if not, 2 for a wrong name."""
+    options = _parser().parse_args(arguments)
+    names = [row.name for row in ROWS]
+    patterns = options.only.split(",") if options.only else ["*"]
+    if unknown := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
+        print(f"bench: no row is named {', '.join(unknown)}; rows are {', '.join(names)}")
+        return 2
+    wanted = frozenset(name for one in patterns for name in fnmatch.filter(names, one))
+    samples = Samples()
+    with Stage.open() as stage:
+        plan = Plan(stage, samples, wanted, options.scale)
+        asyncio.run(_measure(plan, options.repetitions))
+    results = samples.results()
+    print(results_table(results))
+    print()
+    print(cpu_table(samples))
+    options.out.mkdir(parents=True, exist_ok=True)
+    documents = [result.document() for result in results]
+    (options.out / "latest.json").write_text(json.dumps(documents, indent=1) + "\n")
+    (options.out / "cpu.json").write_text(json.dumps(samples.cpu, indent=1) + "\n")
+    return 1 if any(document["met"] is False for document in documents) else 0
+
+
+async def _measure(plan: Plan, repetitions: int) -> None:
+    begun = time.monotonic()
+    for repetition in range(1, repetitions + 1):
+        for measurement in MEASUREMENTS:
+            if plan.wanted & set(measurement.rows):
+                await measurement.run(plan)
+                name = measurement.rows[0]
+                seconds = time.monotonic() - begun
+                print(f"{seconds:5.0f} s  {repetition}/{repetitions}  {name}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench", description="Measure floors and Headway.")
+    parser.add_argument(
+        "--only", metavar="NAMES", help="rows to measure, by comma; * stands for any letters"
+    )
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, metavar="N")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, metavar="F", help="do F times the work (a try: 0.05)"
+    )
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIRECTORY")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""Latency on an idle machine: one step at a time, a pause after each, so that the cores sleep.
+
+Each round takes an echo, a commit of one row, and a job from submit to COMPLETED on WatchJob.
+`{"echo", "address", "database_url", "rounds"}` is answered with lists of seconds.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable
+from typing import Any
+
+import asyncpg
+import grpc.aio
+import uvloop
+from google.protobuf.wrappers_pb2 import StringValue
+
+from bench import program
+from bench.clients.load import OPTIONS, PAYLOAD
+from bench.floors import echo
+from headway import v1
+
+PAUSE_SECONDS = 0.003
+WARM_UP_ROUNDS = 20
+
+
+async def timed(step: Awaitable[object]) -> float:
+    """Take a step; how long it took."""
+    started = time.perf_counter()
+    await step
+    seconds = time.perf_counter() - started
+    await asyncio.sleep(PAUSE_SECONDS)
+    return seconds
+
+
+async def run_job(stub: Any, request: v1.SubmitJobRequest) -> tuple[float, float]:
+    """Submit a job and watch it: seconds until the reply, and until COMPLETED is seen."""
+    started = time.perf_counter()
+    reply = await stub.SubmitJob(request)
+    replied = time.perf_counter()
+    async for update in stub.WatchJob(v1.WatchJobRequest(job_id=reply.job.id)):
+        if update.snapshot.done or update.event.job.done:
+            break
+    completed = time.perf_counter()
+    await asyncio.sleep(PAUSE_SECONDS)
+    return replied - started, completed - started
+
+
+async def main() -> None:
+    """Take the rounds."""
+    asked = program.options()
+    rounds = asked["rounds"] + WARM_UP_ROUNDS
+    text = StringValue(value="x" * len(PAYLOAD))
+    job = v1.SubmitJobRequest(type="bench.noop", payload=v1.Payload(data=PAYLOAD))
+    database = await asyncpg.connect(asked["database_url"])
+    await database.execute("CREATE TABLE commits (id uuid PRIMARY KEY, payload bytea NOT NULL)")
+    insert = await database.prepare("INSERT INTO commits VALUES ($1, $2)")
+    async with (
+        grpc.aio.insecure_channel(asked["echo"], options=OPTIONS) as bare,
+        grpc.aio.insecure_channel(asked["address"], options=OPTIONS) as channel,
+    ):
+        method = bare.unary_unary(f"/{echo.SERVICE}/Echo", echo.serialize, echo.deserialize)
+        stub = v1.JobServiceStub(channel)
+        program.say_ready()
+        if await program.until_told() is not None:
+            echoes, commits, jobs = [], [], []
+            for _ in range(rounds):
+                echoes.append(await timed(method(text)))
+                commits.append(await timed(insert.fetch(uuid.uuid4(), PAYLOAD)))
+                jobs.append(await run_job(stub, job))
+            measured = slice(WARM_UP_ROUNDS, None)
+            program.say(
+                {
+                    "echoes": echoes[measured],
+                    "commits": commits[measured],
+                    "replies": [reply for reply, _ in jobs[measured]],
+                    "completions": [completion for _, completion in jobs[measured]],
+                }
+            )
+    await database.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,69 @@
+"""How long things take on an idle machine, percentiles."""
+
+from collections.abc import Sequence
+
+from bench.measurements.plan import Measurement, Plan
+from bench.program import Program
+from bench.stage import Headway
+
+SLOTS = 50
+IDLE_ROUNDS = 300
+PROGRESS_JOBS = 20
+PROGRESS_REPORTS = 40
+PROGRESS_SECONDS = 0.15
+"""Apart: longer than the 100 ms that a stream leaves between two by default, so none is held."""
+SEEN_MIN = 0.9
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share of all does not exceed, in milliseconds for seconds."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3
+
+
+async def idle(plan: Plan) -> None:
+    """Submit to reply, and to COMPLETED on WatchJob, beside a bare echo and a bare commit."""
+    async with (
+        plan.stage.place(migrated=False) as bare,
+        await Program.start("bench.floors.echo") as echo,
+        Headway.running(plan.stage, slots=SLOTS) as headway,
+        await Program.start(
+            "bench.clients.idle",
+            echo=echo.greeting["address"],
+            address=headway.address,
+            database_url=bare.database_url,
+            rounds=plan.jobs(IDLE_ROUNDS),
+        ) as client,
+    ):
+        found = await client.go()
+    floor = percentile(found["echoes"], 0.5) + percentile(found["commits"], 0.5)
+    plan.samples.add_floor(["idle_reply_p50"], floor)
+    plan.samples.add("idle_reply_p50", percentile(found["replies"], 0.5))
+    plan.samples.add("idle_completed_p50", percentile(found["completions"], 0.5))
+    plan.samples.add("idle_completed_p99", percentile(found["completions"], 0.99))
+
+
+async def progress(plan: Plan) -> None:
+    """From `ctx.progress` to the client's stream, 20 jobs that report 7 times a second each."""
+    reports = plan.jobs(PROGRESS_REPORTS)
+    async with (
+        Headway.running(plan.stage, slots=SLOTS) as headway,
+        await Program.start(
+            "bench.clients.progress",
+            address=headway.address,
+            jobs=PROGRESS_JOBS,
+            payload={"reports": reports, "seconds": PROGRESS_SECONDS},
+        ) as client,
+    ):
+        ages = (await client.go())["ages"]
+    # Progress is lossy by contract, but an age means nothing if most of it is never seen.
+    if len(ages) < SEEN_MIN * reports * PROGRESS_JOBS:
+        raise RuntimeError(f"{len(ages)} of {reports * PROGRESS_JOBS} reports were seen")
+    plan.samples.add("progress_p50", percentile(ages, 0.5))
+    plan.samples.add("progress_p99", percentile(ages, 0.99))
+
+
+MEASUREMENTS = (
+    Measurement(("idle_reply_p50", "idle_completed_p50", "idle_completed_p99"), idle),
+    Measurement(("progress_p50", "progress_p99"), progress),
+)
