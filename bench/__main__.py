@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.measurements import latency, throughput
+from bench.measurements import latency, throughput, watching
 from bench.measurements.plan import Measurement, Plan
 from bench.rows import ROWS, Samples
 from bench.stage import Stage
@@ -20,6 +20,7 @@ REPETITIONS = 3
 MEASUREMENTS: tuple[Measurement, ...] = (
     *throughput.MEASUREMENTS,
     *latency.MEASUREMENTS,
+    *watching.MEASUREMENTS,
 )
 
 

@@ -162,6 +162,7 @@ class Headway:
             "HEADWAY_AMQP_URL": place.amqp_url,
             "HEADWAY_TRACE_DIR": str(directory / "traces"),
             "HEADWAY_LOG_FORMAT": "json",
+            "HEADWAY_DRAIN_SECONDS": "1",
             "PYTHONPATH": str(ROOT),
             **TRACES[traces],
         }

@@ -8,6 +8,8 @@ Whatever happens at the same time shares a commit and a write. A request is byte
 """
 
 import asyncio
+import os
+import sys
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -70,7 +72,7 @@ class Group:
         self._items: deque[tuple[object, asyncio.Future[None] | None]] = deque()
         self._filled = asyncio.Event()
         self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(lambda task: task.result())
+        self._task.add_done_callback(_end_with)
 
     def add(self, item: object) -> None:
         """Leave an item to the next flush."""
@@ -98,6 +100,13 @@ class Group:
             for _, future in batch:
                 if future is not None:
                     future.set_result(None)
+
+
+def _end_with(task: asyncio.Task[None]) -> None:
+    """A flush that fails ends the process: nobody would answer any more."""
+    if not task.cancelled():
+        sys.stderr.write(f"composite: {task.exception()!r}\n")
+        os._exit(1)
 
 
 async def publish(channel: Any, ids: Sequence[uuid.UUID]) -> None:
