@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.measurements import latency, throughput, watching
+from bench.measurements import latency, peers, throughput, watching
 from bench.measurements.plan import Measurement, Plan
 from bench.rows import ROWS, Samples
 from bench.stage import Stage
@@ -21,24 +21,31 @@ MEASUREMENTS: tuple[Measurement, ...] = (
     *throughput.MEASUREMENTS,
     *latency.MEASUREMENTS,
     *watching.MEASUREMENTS,
+    *peers.MEASUREMENTS,
 )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run what is asked for. Returns 0 if every `must` is met, 1 if not, 2 for a wrong name."""
     options = _parser().parse_args(arguments)
-    names = [row.name for row in ROWS]
+    rows = [*ROWS, *peers.ROWS] if options.peers else [*ROWS]
+    names = [row.name for row in rows]
     patterns = options.only.split(",") if options.only else ["*"]
     if unknown := [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]:
         print(f"bench: no row is named {', '.join(unknown)}; rows are {', '.join(names)}")
         return 2
     wanted = frozenset(name for one in patterns for name in fnmatch.filter(names, one))
     samples = Samples()
+    if options.peers:
+        peers.install()
     with Stage.open() as stage:
         plan = Plan(stage, samples, wanted, options.scale)
         asyncio.run(_measure(plan, options.repetitions))
-    results = samples.results()
+    peers.compare(samples)
+    results = samples.results(rows)
     print(results_table(results))
+    if options.peers and (missing := peers.missing()):
+        print(f"\nnot measured, for want of a redis-server: {', '.join(missing)}")
     print()
     print(cpu_table(samples))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -68,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--scale", type=float, default=1.0, metavar="F", help="do F times the work (a try: 0.05)"
     )
+    parser.add_argument("--peers", action="store_true", help="measure peers, too")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIRECTORY")
     return parser
 

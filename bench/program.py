@@ -27,10 +27,18 @@ class Program:
         self.greeting: dict[str, Any] = {}
 
     @classmethod
-    async def start(cls, module: str, **options: object) -> Self:
-        """Start it and wait until it says that it is ready."""
+    async def start(
+        cls,
+        module: str,
+        *,
+        python: str | Path = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        **options: object,
+    ) -> Self:
+        """Start it and wait until it says that it is ready. `environment` is all it gets."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module, json.dumps(options)),
+            *(python, "-m", module, json.dumps(options)),
+            env=environment,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=ROOT,

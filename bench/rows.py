@@ -121,8 +121,8 @@ class Samples:
             self.floors[name].append(value)
         self._add_cpu(f"{names[0]} floor", cpu)
 
-    def results(self) -> list[Result]:
-        """All rows that were measured, in the table's order."""
+    def results(self, rows: Sequence[Row]) -> list[Result]:
+        """Those of the rows that were measured, in this order."""
         return [
             Result(
                 row,
@@ -131,7 +131,7 @@ class Samples:
                 max(self.values[row.name]),
                 statistics.median(self.floors[row.name]) if self.floors[row.name] else None,
             )
-            for row in ROWS
+            for row in rows
             if self.values[row.name]
         ]
 

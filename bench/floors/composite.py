@@ -86,6 +86,10 @@ class Group:
         self._filled.set()
         await future
 
+    def stop(self) -> None:
+        """Flush no more."""
+        self._task.cancel()
+
     async def _run(self) -> None:
         last = 0
         while True:
@@ -158,6 +162,8 @@ async def run_server(pool: "asyncpg.Pool[asyncpg.Record]", channel: Any) -> None
     program.say_ready(address=address)
     await program.until_told()
     await server.stop(None)
+    submits.stop()
+    relay.stop()
 
 
 async def run_worker(pool: "asyncpg.Pool[asyncpg.Record]", channel: Any, *, slots: int) -> None:
@@ -176,6 +182,8 @@ async def run_worker(pool: "asyncpg.Pool[asyncpg.Record]", channel: Any, *, slot
     await channel.basic_consume(QUEUE, run)
     program.say_ready()
     await program.until_told()
+    claims.stop()
+    completions.stop()
 
 
 async def main() -> None:

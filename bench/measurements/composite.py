@@ -27,7 +27,7 @@ class Composite:
         """Start a server, and a worker if `slots` says how many jobs it may run at a time."""
         async with (
             stage.place(migrated=False) as place,
-            await Program.start(MODULE, role="server", **_urls(place)) as server,
+            await _start(place, role="server") as server,
         ):
             composite = cls(stage, place, server)
             try:
@@ -45,7 +45,7 @@ class Composite:
 
     async def start_worker(self, slots: int) -> None:
         """Start the worker and wait until it takes jobs."""
-        self.worker = await Program.start(MODULE, role="worker", slots=slots, **_urls(self.place))
+        self.worker = await _start(self.place, role="worker", slots=slots)
 
     def watched(self) -> dict[str, Watched]:
         """All processes there are, for a CpuMeter."""
@@ -63,5 +63,11 @@ class Composite:
         await self.place.until("NOT EXISTS (SELECT FROM jobs WHERE end_time IS NULL)")
 
 
-def _urls(place: Place) -> dict[str, str]:
-    return {"database_url": place.database_url, "amqp_url": place.amqp_url}
+async def _start(place: Place, *, role: str, slots: int = 0) -> Program:
+    return await Program.start(
+        MODULE,
+        role=role,
+        slots=slots,
+        database_url=place.database_url,
+        amqp_url=place.amqp_url,
+    )

@@ -2,7 +2,7 @@
 
 `{"peer"}`; then `{"submit": N}` is answered with `{"begun": Unix time, "seconds"}`, and
 `{"until": N}`, once N jobs are durably completed, with `{"ended": Unix time}`. A peer is a module
-`with_PEER` that has `Client` (open, submit, done, close) and `WORKER`, a command.
+`with_PEER` that has `Client` (open, submit, done, close) and `WORKER`, the arguments of a Python.
 """
 
 import asyncio
@@ -40,9 +40,10 @@ async def until(client: Any, count: int) -> dict[str, float]:
 
 async def main() -> None:
     """Obey until the parent ends."""
-    client = importlib.import_module(f"bench.peers.with_{program.options()['peer']}").Client()
+    peer = importlib.import_module(f"bench.peers.with_{program.options()['peer']}")
+    client = peer.Client()
     await client.open()
-    program.say_ready()
+    program.say_ready(worker=peer.WORKER)
     while told := await program.until_told():
         if "submit" in told:
             program.say(await submit(client, told["submit"]))

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg2
@@ -26,7 +25,7 @@ app.conf.update(
     broker_pool_limit=THREADS,
 )
 WORKER = [
-    *(sys.executable, "-m", "celery", "-A", "bench.peers.with_celery", "worker"),
+    *("-m", "celery", "-A", "bench.peers.with_celery", "worker"),
     *("-P", "prefork", "-c", "2", "-l", "ERROR"),
     *("--without-gossip", "--without-mingle", "--without-heartbeat"),
 ]

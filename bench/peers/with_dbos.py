@@ -12,7 +12,7 @@ from bench.peers import marks
 DATABASE_URL = os.environ["BENCH_DATABASE_URL"]
 CONCURRENCY = 50
 POLL_SECONDS = 0.01
-WORKER = [sys.executable, "-m", "bench.peers.with_dbos"]
+WORKER = ["-m", "bench.peers.with_dbos"]
 STATEMENT = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'"
 
 
@@ -23,7 +23,7 @@ class Client:
         """Make the tables, in a process of its own, and connect."""
         from dbos import DBOSClient
 
-        subprocess.run([*WORKER, "prepare"], check=True, stdout=sys.stderr)  # noqa: ASYNC221
+        subprocess.run([sys.executable, *WORKER, "prepare"], check=True, stdout=sys.stderr)  # noqa: ASYNC221
         self._client = DBOSClient(
             system_database_url=DATABASE_URL, use_listen_notify=True, system_database_pool_size=16
         )

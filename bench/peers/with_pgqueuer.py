@@ -1,7 +1,6 @@
 """PgQueuer on PostgreSQL, 50 jobs a batch."""
 
 import os
-import sys
 from datetime import timedelta
 
 import asyncpg
@@ -14,7 +13,7 @@ from bench.peers import marks
 
 DATABASE_URL = os.environ["BENCH_DATABASE_URL"]
 BATCH = 50
-WORKER = [sys.executable, "-m", "bench.peers.with_pgqueuer"]
+WORKER = ["-m", "bench.peers.with_pgqueuer"]
 
 
 class Client:

@@ -1,7 +1,6 @@
 """Procrastinate on PostgreSQL, 50 jobs at a time, woken by NOTIFY."""
 
 import os
-import sys
 
 import uvloop
 from procrastinate import App, PsycopgConnector
@@ -11,7 +10,7 @@ from bench.peers import marks
 CONCURRENCY = 50
 connector = PsycopgConnector(conninfo=os.environ["BENCH_DATABASE_URL"], min_size=10, max_size=20)
 app = App(connector=connector)
-WORKER = [sys.executable, "-m", "bench.peers.with_procrastinate"]
+WORKER = ["-m", "bench.peers.with_procrastinate"]
 
 
 @app.task(name="noop")

@@ -1,7 +1,6 @@
 """taskiq over RabbitMQ, results in PostgreSQL, a message acked once its result is stored."""
 
 import os
-import sys
 
 import taskiq.compat
 from taskiq_aio_pika import AioPikaBroker
@@ -16,7 +15,7 @@ from taskiq_pg import AsyncpgResultBackend  # noqa: E402 - needs them
 backend = AsyncpgResultBackend(os.environ["BENCH_DATABASE_URL"], min_size=10, max_size=10)
 broker = AioPikaBroker(os.environ["BENCH_AMQP_URL"], qos=100).with_result_backend(backend)
 WORKER = [
-    *(sys.executable, "-m", "taskiq", "worker", "bench.peers.with_taskiq:broker"),
+    *("-m", "taskiq", "worker", "bench.peers.with_taskiq:broker"),
     *("--workers", "1", "--max-async-tasks", "50", "--ack-type", "when_saved"),
     *("--log-level", "ERROR"),
 ]
