@@ -58,6 +58,11 @@ class Program:
         """Its process ID."""
         return self._process.pid
 
+    @property
+    def address(self) -> str:
+        """Where it listens, if it is a server."""
+        return str(self.greeting["address"])
+
     async def go(self, **message: object) -> dict[str, Any]:
         """Tell it to go, and return what it says next."""
         assert self._process.stdin is not None

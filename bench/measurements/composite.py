@@ -41,7 +41,7 @@ class Composite:
     @property
     def address(self) -> str:
         """Where the server listens."""
-        return str(self.server.greeting["address"])
+        return self.server.address
 
     async def start_worker(self, slots: int) -> None:
         """Start the worker and wait until it takes jobs."""

@@ -21,21 +21,26 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3
 
 
-async def idle(plan: Plan) -> None:
-    """Submit to reply, and to COMPLETED on WatchJob, beside a bare echo and a bare commit."""
+async def idle_latencies(plan: Plan) -> dict[str, list[float]]:
+    """Seconds of echoes, commits, replies and completions, taken in turn."""
     async with (
         plan.stage.place(migrated=False) as bare,
         await Program.start("bench.floors.echo") as echo,
         Headway.running(plan.stage, slots=SLOTS) as headway,
         await Program.start(
             "bench.clients.idle",
-            echo=echo.greeting["address"],
+            echo=echo.address,
             address=headway.address,
             database_url=bare.database_url,
             rounds=plan.jobs(IDLE_ROUNDS),
         ) as client,
     ):
-        found = await client.go()
+        return await client.go()
+
+
+async def idle(plan: Plan) -> None:
+    """Submit to reply, and to COMPLETED on WatchJob, beside a bare echo and a bare commit."""
+    found = await idle_latencies(plan)
     floor = percentile(found["echoes"], 0.5) + percentile(found["commits"], 0.5)
     plan.samples.add_floor(["idle_reply_p50"], floor)
     plan.samples.add("idle_reply_p50", percentile(found["replies"], 0.5))
@@ -43,8 +48,11 @@ async def idle(plan: Plan) -> None:
     plan.samples.add("idle_completed_p99", percentile(found["completions"], 0.99))
 
 
-async def progress(plan: Plan) -> None:
-    """From `ctx.progress` to the client's stream, 20 jobs that report 7 times a second each."""
+async def progress_ages(plan: Plan) -> list[float]:
+    """Seconds from `ctx.progress` to the client, 20 jobs that report 7 times a second each.
+
+    Raises RuntimeError if many reports were not seen: the ages of the others would mean nothing.
+    """
     reports = plan.jobs(PROGRESS_REPORTS)
     async with (
         Headway.running(plan.stage, slots=SLOTS) as headway,
@@ -55,10 +63,15 @@ async def progress(plan: Plan) -> None:
             payload={"reports": reports, "seconds": PROGRESS_SECONDS},
         ) as client,
     ):
-        ages = (await client.go())["ages"]
-    # Progress is lossy by contract, but an age means nothing if most of it is never seen.
+        ages: list[float] = (await client.go())["ages"]
     if len(ages) < SEEN_MIN * reports * PROGRESS_JOBS:
         raise RuntimeError(f"{len(ages)} of {reports * PROGRESS_JOBS} reports were seen")
+    return ages
+
+
+async def progress(plan: Plan) -> None:
+    """From `ctx.progress` in a handler to the client's stream."""
+    ages = await progress_ages(plan)
     plan.samples.add("progress_p50", percentile(ages, 0.5))
     plan.samples.add("progress_p99", percentile(ages, 0.99))
 

@@ -32,12 +32,8 @@ async def _submit(
     plan: Plan, subject: str, system: "Headway | Composite | Program", batch: int
 ) -> tuple[float, dict[str, float]]:
     """Jobs a second that are accepted, and the CPU time of each."""
-    if isinstance(system, Program):
-        address = str(system.greeting["address"])
-        watched = {"server": Watched(system.pid)}
-    else:
-        address, watched = system.address, system.watched()
-    async with await load(subject, address, batch=batch) as client:
+    watched = {"server": Watched(system.pid)} if isinstance(system, Program) else system.watched()
+    async with await load(subject, system.address, batch=batch) as client:
         await client.go(jobs=plan.jobs(WARM_UP_CALLS) * batch)
         meter = CpuMeter({"client": Watched(client.pid), **watched})
         meter.begin()
