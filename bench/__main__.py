@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.peers:
         peers.install()
     with Stage.open() as stage:
-        plan = Plan(stage, samples, wanted, options.scale)
+        plan = Plan(stage, samples, wanted, options.scale, options.profile, options.out)
         asyncio.run(_measure(plan, options.repetitions))
     peers.compare(samples)
     results = samples.results(rows)
@@ -74,6 +74,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repetitions", type=int, default=REPETITIONS, metavar="N")
     parser.add_argument(
         "--scale", type=float, default=1.0, metavar="F", help="do F times the work (a try: 0.05)"
+    )
+    parser.add_argument(
+        "--profile",
+        choices=("server", "executor"),
+        help="run py-spy on it, where jobs a second are measured",
     )
     parser.add_argument("--peers", action="store_true", help="measure peers, too")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIRECTORY")

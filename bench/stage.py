@@ -35,7 +35,8 @@ POSTGRES_SETTINGS = {
 TEMPLATE = "bench_template"
 VHOSTS_AT_ONCE = 16
 STOP_SECONDS = 20.0
-POLL_SECONDS = 0.05
+# Times are read from the database afterwards: a rare look disturbs less, and costs no accuracy.
+POLL_SECONDS = 0.25
 PATIENCE_SECONDS = 170.0
 TRACES = {"default": {}, "all": {"HEADWAY_TRACES_PER_SECOND": "1000000"}}
 TRACES["off"] = {"HEADWAY_TRACES_PER_SECOND": "0"}
@@ -152,6 +153,8 @@ class Stage:
 class Headway:
     """A server and workers in a place of their own."""
 
+    subject = "headway"
+
     def __init__(self, stage: Stage, place: Place, directory: Path, traces: str) -> None:
         self.stage = stage
         self.place = place
@@ -189,27 +192,24 @@ class Headway:
         """Start a worker with one executor and wait until it takes jobs."""
         await self._start("worker", ["worker", HANDLERS, "--concurrency", str(slots)])
 
-    @property
-    def server(self) -> int:
-        """The server's process ID."""
-        return self._children["server"].record.pid
-
-    @property
-    def supervisor(self) -> int:
-        """The process ID of the worker's supervisor."""
-        return self._children["worker"].record.pid
-
-    @property
-    def executor(self) -> int:
-        """The process ID of the worker's executor."""
-        return int(psutil.Process(self.supervisor).children()[0].pid)
+    def pid(self, role: str) -> int:
+        """The process ID of the server, the worker's supervisor or its executor."""
+        match role:
+            case "server":
+                return self._children["server"].record.pid
+            case "supervisor":
+                return self._children["worker"].record.pid
+            case "executor":
+                return int(psutil.Process(self.pid("supervisor")).children()[0].pid)
+            case _:
+                raise ValueError(role)
 
     def watched(self) -> dict[str, Watched]:
         """All processes there are, for a CpuMeter."""
-        found = {"server": Watched(self.server)}
+        found = {"server": Watched(self.pid("server"))}
         if "worker" in self._children:
-            found["supervisor"] = Watched(self.supervisor, alone=True)
-            found["executor"] = Watched(self.executor)
+            found["supervisor"] = Watched(self.pid("supervisor"), alone=True)
+            found["executor"] = Watched(self.pid("executor"))
         return found | self.stage.watched()
 
     async def until_relayed(self) -> None:

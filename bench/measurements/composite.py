@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from bench.cpu import Watched
 from bench.program import Program
@@ -15,6 +15,8 @@ MODULE = "bench.floors.composite"
 @dataclass(slots=True)
 class Composite:
     """Its server in a place of its own, and a worker once started."""
+
+    subject: ClassVar = "composite"
 
     stage: Stage
     place: Place

@@ -14,10 +14,13 @@ WARM_UP_CALLS = 64
 SUBMIT_SECONDS = 2.0
 END_TO_END_JOBS = {1: 6_000, 32: 9_600}
 DRAIN_JOBS = {200: 10_000, 50: 5_000, 10: 2_500}
-PRELOAD_BATCH = 100
+PRELOAD_BATCH = 32
 PRELOAD_CALLS = 4
 MEMORY = ("executor_memory", "supervisor_memory", "server_memory")
 TRACES_OF = {"": "default", "_traces_all": "all", "_traces_off": "off"}
+
+
+System = Headway | Composite
 
 
 async def load(subject: str, address: str, *, batch: int, in_flight: int | None = None) -> Program:
@@ -29,51 +32,54 @@ async def load(subject: str, address: str, *, batch: int, in_flight: int | None 
 
 
 async def _submit(
-    plan: Plan, subject: str, system: "Headway | Composite | Program", batch: int
+    plan: Plan, row: str, system: System | Program, *, batch: int
 ) -> tuple[float, dict[str, float]]:
     """Jobs a second that are accepted, and the CPU time of each."""
-    watched = {"server": Watched(system.pid)} if isinstance(system, Program) else system.watched()
+    if isinstance(system, Program):
+        subject, watched = "echo", {"server": Watched(system.pid)}
+    else:
+        subject, watched = system.subject, system.watched()
     async with await load(subject, system.address, batch=batch) as client:
         await client.go(jobs=plan.jobs(WARM_UP_CALLS) * batch)
-        meter = CpuMeter({"client": Watched(client.pid), **watched})
-        meter.begin()
-        done = await client.go(seconds=plan.seconds(SUBMIT_SECONDS))
-        return done["jobs"] / done["seconds"], meter.microseconds(done["jobs"])
+        async with plan.profiled(system, row):
+            meter = CpuMeter({"client": Watched(client.pid), **watched})
+            meter.begin()
+            done = await client.go(seconds=plan.seconds(SUBMIT_SECONDS))
+            return done["jobs"] / done["seconds"], meter.microseconds(done["jobs"])
 
 
 async def submit_unary(plan: Plan) -> None:
     """One job a call, beside a bare echo."""
+    row = "submit_unary"
     async with await Program.start("bench.floors.echo") as echo:
-        rate, cpu = await _submit(plan, "echo", echo, 1)
-        plan.samples.add_floor(["submit_unary"], rate, cpu)
+        plan.samples.add_floor([row], *await _submit(plan, row, echo, batch=1))
     async with Headway.running(plan.stage) as headway:
-        rate, cpu = await _submit(plan, "headway", headway, 1)
-        plan.samples.add("submit_unary", rate, cpu)
+        plan.samples.add(row, *await _submit(plan, row, headway, batch=1))
 
 
 async def submit_batch(plan: Plan) -> None:
     """32 jobs a call, beside the composite."""
+    row = "submit_batch32"
     async with Composite.running(plan.stage) as composite:
-        rate, cpu = await _submit(plan, "composite", composite, 32)
-        plan.samples.add_floor(["submit_batch32"], rate, cpu)
+        plan.samples.add_floor([row], *await _submit(plan, row, composite, batch=32))
     async with Headway.running(plan.stage) as headway:
-        rate, cpu = await _submit(plan, "headway", headway, 32)
-        plan.samples.add("submit_batch32", rate, cpu)
+        plan.samples.add(row, *await _submit(plan, row, headway, batch=32))
 
 
 async def _end_to_end(
-    plan: Plan, subject: str, system: Headway | Composite, batch: int
+    plan: Plan, row: str, system: System, *, batch: int
 ) -> tuple[float, dict[str, float]]:
     """Jobs a second from the first submit to the last completion."""
-    async with await load(subject, system.address, batch=batch) as client:
+    async with await load(system.subject, system.address, batch=batch) as client:
         warm_up = plan.jobs(WARM_UP_CALLS) * batch
         await client.go(jobs=warm_up)
         await system.until_done()
-        meter = CpuMeter({"client": Watched(client.pid), **system.watched()})
-        meter.begin()
-        done = await client.go(jobs=plan.jobs(END_TO_END_JOBS[batch], batch=batch))
-        await system.until_done()
-        cpu = meter.microseconds(done["jobs"])
+        async with plan.profiled(system, row):
+            meter = CpuMeter({"client": Watched(client.pid), **system.watched()})
+            meter.begin()
+            done = await client.go(jobs=plan.jobs(END_TO_END_JOBS[batch], batch=batch))
+            await system.until_done()
+            cpu = meter.microseconds(done["jobs"])
         ran = await system.place.ran(at_least=warm_up + done["jobs"])
         return done["jobs"] / (ran.last_end - done["begun"]), cpu
 
@@ -82,35 +88,35 @@ async def end_to_end(plan: Plan, *, name: str, batch: int) -> None:
     """Submitted and run, with traces as by default, all, and none."""
     rows = [name + suffix for suffix in TRACES_OF]
     async with Composite.running(plan.stage, slots=SLOTS) as composite:
-        rate, cpu = await _end_to_end(plan, "composite", composite, batch)
-        plan.samples.add_floor(rows, rate, cpu)
+        plan.samples.add_floor(rows, *await _end_to_end(plan, name, composite, batch=batch))
     for row, traces in zip(rows, TRACES_OF.values(), strict=True):
         with_memory = row == "end_to_end_batch32"
         if row not in plan.wanted and not (with_memory and plan.wanted & set(MEMORY)):
             continue
         async with Headway.running(plan.stage, slots=SLOTS, traces=traces) as headway:
-            rate, cpu = await _end_to_end(plan, "headway", headway, batch)
-            plan.samples.add(row, rate, cpu)
+            plan.samples.add(row, *await _end_to_end(plan, row, headway, batch=batch))
             if with_memory:
-                pids = (headway.executor, headway.supervisor, headway.server)
-                for memory, pid in zip(MEMORY, pids, strict=True):
+                for memory in MEMORY:
+                    pid = headway.pid(memory.removesuffix("_memory"))
                     plan.samples.add(memory, peak_mib(pid))
 
 
 async def _drain(
-    plan: Plan, subject: str, system: Headway | Composite, slots: int
+    plan: Plan, row: str, system: System, *, slots: int
 ) -> tuple[float, dict[str, float]]:
     """Jobs a second from the first start to the last completion, all of them preloaded."""
-    batch = PRELOAD_BATCH if subject == "headway" else 32
-    jobs = plan.jobs(DRAIN_JOBS[slots], batch=batch)
-    async with await load(subject, system.address, batch=batch, in_flight=PRELOAD_CALLS) as client:
+    jobs = plan.jobs(DRAIN_JOBS[slots], batch=PRELOAD_BATCH)
+    async with await load(
+        system.subject, system.address, batch=PRELOAD_BATCH, in_flight=PRELOAD_CALLS
+    ) as client:
         await client.go(jobs=jobs)
     await system.until_relayed()
     await system.start_worker(slots)
-    meter = CpuMeter(system.watched())
-    meter.begin()
-    await system.until_done()
-    cpu = meter.microseconds(jobs)
+    async with plan.profiled(system, row):
+        meter = CpuMeter(system.watched())
+        meter.begin()
+        await system.until_done()
+        cpu = meter.microseconds(jobs)
     ran = await system.place.ran(at_least=jobs)
     return jobs / (ran.last_end - ran.first_start), cpu
 
@@ -118,13 +124,12 @@ async def _drain(
 async def drain(plan: Plan, *, slots: int, rows: dict[str, str]) -> None:
     """A backlog that the broker holds, one executor. `rows` maps names to settings of traces."""
     async with Composite.running(plan.stage) as composite:
-        rate, cpu = await _drain(plan, "composite", composite, slots)
-        plan.samples.add_floor(list(rows), rate, cpu)
+        first = next(iter(rows))
+        plan.samples.add_floor(list(rows), *await _drain(plan, first, composite, slots=slots))
     for row, traces in rows.items():
         if row in plan.wanted:
             async with Headway.running(plan.stage, traces=traces) as headway:
-                rate, cpu = await _drain(plan, "headway", headway, slots)
-                plan.samples.add(row, rate, cpu)
+                plan.samples.add(row, *await _drain(plan, row, headway, slots=slots))
 
 
 def _end_to_end_rows(name: str) -> tuple[str, ...]:

@@ -75,12 +75,12 @@ async def idle_watchers(plan: Plan) -> None:
     streams, burst = plan.jobs(WATCHERS, batch=CLIENTS), plan.jobs(BURST)
     async with Headway.running(plan.stage) as headway, AsyncExitStack() as stack:
         job_ids = await submit(headway, "bench.wait", streams)
-        before = await settled_mib(headway.server)
+        before = await settled_mib(headway.pid("server"))
         _, rejected = await watcher_clients(
             stack, headway, job_ids=job_ids, streams=streams, burst=burst
         )
         opened = streams - sum(rejected)
-        after = await settled_mib(headway.server)
+        after = await settled_mib(headway.pid("server"))
     plan.samples.add("watchers", opened)
     plan.samples.add("watchers_in_one_burst", burst - min(burst, rejected[0]))
     plan.samples.add("watcher_memory", (after - before) * 1024 / opened)
