@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults soak million bench bench-peers lint format proto lock clean
+.PHONY: help setup demo dev test faults soak million bench bench-peers bench-curves lint format proto lock clean
 
 PYTHON ?=
 export PYTHON
@@ -11,7 +11,7 @@ BIN := .venv/bin
 ARGS ?=
 
 help: ## say what there is
-	@sed -nE 's/^([a-z-]+):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+	@sed -nE 's/^([a-z-]+):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 setup: ## make .venv/ with everything, and get RabbitMQ if there is none
 	@scripts/setup
@@ -46,6 +46,9 @@ bench: setup ## measure Headway beside its floors, into bench/out/latest.json
 PEER_ROWS := submit_batch32,end_to_end_unary,end_to_end_batch32,drain,*_submit,*_drain,*_end_to_end
 bench-peers: setup ## measure Headway beside what people use instead, into bench/out/peers/
 	@$(BIN)/python -m bench --peers --only '$(PEER_ROWS)' --out bench/out/peers $(ARGS)
+
+bench-curves: setup ## measure the curves in docs/ and draw them
+	@$(BIN)/python -m bench.curves $(ARGS)
 
 lint: setup ## formatting, lint, types, architecture, protos
 	@$(BIN)/ruff format --check .

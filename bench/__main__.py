@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.measurements import latency, peers, throughput, watching
 from bench.measurements.plan import Measurement, Plan
 from bench.rows import ROWS, Samples
-from bench.stage import Stage
+from bench.stage import DIRECTORY, Stage
 from bench.table import cpu_table, results_table
 
 OUT = Path(__file__).parent / "out"
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     samples = Samples()
     if options.peers:
         peers.install()
-    with Stage.open() as stage:
+    with Stage.open(options.services) as stage:
         plan = Plan(stage, samples, wanted, options.scale, options.profile, options.out)
         asyncio.run(_measure(plan, options.repetitions))
     peers.compare(samples)
@@ -81,6 +81,13 @@ def _parser() -> argparse.ArgumentParser:
         help="run py-spy on it, where jobs a second are measured",
     )
     parser.add_argument("--peers", action="store_true", help="measure peers, too")
+    parser.add_argument(
+        "--services",
+        type=Path,
+        default=DIRECTORY,
+        metavar="DIRECTORY",
+        help="where private services keep their data; one run at a time",
+    )
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIRECTORY")
     return parser
 

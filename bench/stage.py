@@ -6,6 +6,7 @@ another. Headway runs in it as real processes, started as a user would start the
 
 import asyncio
 import itertools
+import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -22,7 +23,7 @@ from headway_core.states import JobState
 from headway_dev import ports
 from headway_dev.children import Child, stop_all
 from headway_dev.schema import migrate
-from headway_dev.services import Services, private_services
+from headway_dev.services import AMQP_VARIABLE, DATABASE_VARIABLE, Services, private_services
 
 DIRECTORY = ROOT / ".cache" / "bench"
 HANDLERS = "bench.handlers:jobs"
@@ -94,10 +95,15 @@ class Stage:
 
     @classmethod
     @contextmanager
-    def open(cls) -> Iterator[Self]:
-        """Start the services; nothing of them is left at the end."""
+    def open(cls, directory: Path = DIRECTORY) -> Iterator[Self]:
+        """Start the services; nothing of them is left at the end.
+
+        Always private ones: databases are made and dropped, and settings are known.
+        """
+        for variable in (DATABASE_VARIABLE, AMQP_VARIABLE):
+            os.environ.pop(variable, None)
         with private_services(
-            DIRECTORY, start=False, postgres_settings=POSTGRES_SETTINGS
+            directory, start=False, postgres_settings=POSTGRES_SETTINGS
         ) as services:
             services.erase()
             services.start()
@@ -105,6 +111,11 @@ class Stage:
                 yield cls(services)
             finally:
                 services.erase()
+
+    @property
+    def directory(self) -> Path:
+        """Where logs and other files of a run may go."""
+        return self.services.directory
 
     @asynccontextmanager
     async def place(self, *, migrated: bool) -> AsyncIterator[Place]:
@@ -178,7 +189,7 @@ class Headway:
     ) -> AsyncIterator[Self]:
         """Start a server, and a worker if `slots` says how many jobs it may run at a time."""
         async with stage.place(migrated=True) as place:
-            with tempfile.TemporaryDirectory(dir=DIRECTORY, prefix="run-") as directory:
+            with tempfile.TemporaryDirectory(dir=stage.directory, prefix="run-") as directory:
                 headway = cls(stage, place, Path(directory), traces)
                 try:
                     await headway._start("server", ["server", "--listen", headway.address])

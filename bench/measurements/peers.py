@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.measurements.plan import Measurement, Plan
 from bench.program import ROOT, Program
 from bench.rows import Row, Samples
-from bench.stage import DIRECTORY, Stage
+from bench.stage import Stage
 from headway_dev import ports, processes
 
 # How many jobs a repetition has: 1 to 3 seconds.
@@ -121,10 +121,8 @@ async def _service(
     stop_signal: int = signal.SIGTERM,
 ) -> AsyncIterator[None]:
     """Run a process that the guardian of the services ends if we cannot."""
-    state = stage.services.state
-    process = processes.start(
-        command, environment=environment, log=DIRECTORY / f"{name}.log", owner=DIRECTORY
-    )
+    state, log = stage.services.state, stage.directory / f"{name}.log"
+    process = processes.start(command, environment=environment, log=log, owner=stage.directory)
     record = processes.describe(
         process, marker=command[-1], stop_signal=stop_signal, stop_seconds=STOP_SECONDS
     )
@@ -132,7 +130,7 @@ async def _service(
     try:
         yield
         if process.poll() is not None:
-            raise RuntimeError(f"{name} ended:\n{processes.log_tail(DIRECTORY / f'{name}.log')}")
+            raise RuntimeError(f"{name} ended:\n{processes.log_tail(log)}")
     finally:
         await asyncio.to_thread(processes.stop, record)
         await asyncio.to_thread(process.wait)
@@ -144,7 +142,7 @@ async def _redis(stage: Stage) -> AsyncIterator[str]:
     """Run a private Redis that syncs every write to disk, as PostgreSQL does every commit."""
     binary, port = redis_server(), ports.free_port()
     assert binary is not None
-    with tempfile.TemporaryDirectory(dir=DIRECTORY, prefix="redis-") as directory:
+    with tempfile.TemporaryDirectory(dir=stage.directory, prefix="redis-") as directory:
         command = [binary, "--bind", ports.LOOPBACK, "--dir", directory, "--save", ""]
         command += ["--appendonly", "yes", "--appendfsync", "always", "--port", str(port)]
         async with _service(stage, "redis", command, environment={}):
@@ -160,7 +158,7 @@ async def peer(plan: Plan, *, name: str) -> None:
     python = ENVIRONMENTS / name / "bin" / "python"
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(plan.stage.place(migrated=False))
-        directory = stack.enter_context(tempfile.TemporaryDirectory(dir=DIRECTORY))
+        directory = stack.enter_context(tempfile.TemporaryDirectory(dir=plan.stage.directory))
         started = Path(directory) / "started"
         environment = {
             **os.environ,
