@@ -26,7 +26,7 @@ def _fast(name: str, must: float | None = None, aim: float | None = None) -> Row
     return Row(name, "jobs/s", must, aim, has_floor=True)
 
 
-def _small(name: str, unit: str, must: float | None, aim: float | None) -> Row:
+def _small(name: str, unit: str, must: float | None = None, aim: float | None = None) -> Row:
     return Row(name, unit, must, aim, low_is_good=True)
 
 
@@ -52,10 +52,12 @@ ROWS = (
     Row("watchers", "streams", 10_000, 20_000),
     Row("watchers_in_one_burst", "streams", 5_000, 5_000),
     _small("watcher_memory", "KiB", 40, 28),
+    _small("bare_stream_memory", "KiB"),
     _small("fan_out_10000", "s", 3, 1.7),
+    _small("bare_fan_out_10000", "s"),
     _small("executor_memory", "MiB", 80, 60),
-    _small("supervisor_memory", "MiB", 45, None),
-    _small("server_memory", "MiB", 120, None),
+    _small("supervisor_memory", "MiB", 45),
+    _small("server_memory", "MiB", 120),
 )
 
 

@@ -4,7 +4,6 @@ What the service costs beyond this is ours; what this costs is gRPC's.
 """
 
 import asyncio
-import time
 
 import grpc
 import grpc.aio
@@ -26,12 +25,10 @@ class Echo:
 
     def __init__(self) -> None:
         self._cast = asyncio.Event()
-        self._cast_time = ""
 
     async def echo(self, request: StringValue, _context: object) -> StringValue:
         """Return the request; "cast" sends one message to every stream."""
         if request.value == CAST:
-            self._cast_time = repr(time.time())
             self._cast.set()
             self._cast = asyncio.Event()
         return request
@@ -39,11 +36,11 @@ class Echo:
     async def watch(
         self, _request: StringValue, context: "grpc.aio.ServicerContext[StringValue, StringValue]"
     ) -> None:
-        """Send the time of each cast."""
+        """Send a message for each cast."""
         await context.send_initial_metadata(())
         while True:
             await self._cast.wait()
-            await context.write(StringValue(value=self._cast_time))
+            await context.write(StringValue(value=CAST))
 
 
 async def main() -> None:

@@ -1,11 +1,14 @@
 """Many watchers of one server process: how many, at what cost, and one event to all of them."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 
 import grpc.aio
+from google.protobuf.wrappers_pb2 import StringValue
 
 from bench.cpu import resident_mib
+from bench.floors.echo import CAST, SERVICE, deserialize, serialize
 from bench.measurements.plan import Measurement, Plan
 from bench.program import Program
 from bench.stage import Headway
@@ -49,16 +52,22 @@ async def submit(headway: Headway, type_: str, count: int) -> list[str]:
 
 
 async def watcher_clients(
-    stack: AsyncExitStack, headway: Headway, *, job_ids: list[str], streams: int, burst: int
+    stack: AsyncExitStack,
+    system: Headway | Program,
+    *,
+    job_ids: list[str],
+    streams: int,
+    burst: int = 0,
 ) -> tuple[list[Program], list[int]]:
     """Open streams from several processes; return these and how many each had rejected.
 
     The first process opens its burst before the others begin.
     """
     clients, rejected = [], []
+    subject = "headway" if isinstance(system, Headway) else "echo"
     for number in range(CLIENTS):
         client = await stack.enter_async_context(
-            await Program.start("bench.clients.watchers", address=headway.address)
+            await Program.start("bench.clients.watchers", subject=subject, address=system.address)
         )
         answer = await client.go(
             job_ids=job_ids[number::CLIENTS] or job_ids,
@@ -86,16 +95,31 @@ async def idle_watchers(plan: Plan) -> None:
     plan.samples.add("watcher_memory", (after - before) * 1024 / opened)
 
 
+async def bare_streams(plan: Plan) -> None:
+    """The same number of streams of a bare server, and one message to all of them."""
+    streams = plan.jobs(FAN_OUT, batch=CLIENTS)
+    async with await Program.start("bench.floors.echo") as echo, AsyncExitStack() as stack:
+        before = await settled_mib(echo.pid)
+        clients, rejected = await watcher_clients(stack, echo, job_ids=["one"], streams=streams)
+        _refuse_rejections(rejected)
+        after = await settled_mib(echo.pid)
+        answers = asyncio.gather(*(client.go() for client in clients))
+        begun = time.time()
+        async with grpc.aio.insecure_channel(echo.address) as channel:
+            method = channel.unary_unary(f"/{SERVICE}/Echo", serialize, deserialize)
+            await method(StringValue(value=CAST))
+        last = max(answer["last_arrival"] for answer in await answers)
+    plan.samples.add("bare_stream_memory", (after - before) * 1024 / streams)
+    plan.samples.add("bare_fan_out_10000", last - begun)
+
+
 async def fan_out(plan: Plan) -> None:
     """One job starts, and 10,000 watchers of it hear of that."""
     streams = plan.jobs(FAN_OUT, batch=CLIENTS)
     async with Headway.running(plan.stage) as headway, AsyncExitStack() as stack:
         job_ids = await submit(headway, "bench.wait", 1)
-        clients, rejected = await watcher_clients(
-            stack, headway, job_ids=job_ids, streams=streams, burst=0
-        )
-        if any(rejected):
-            raise RuntimeError(f"{sum(rejected)} of {streams} streams were rejected")
+        clients, rejected = await watcher_clients(stack, headway, job_ids=job_ids, streams=streams)
+        _refuse_rejections(rejected)
         answers, _ = await asyncio.gather(
             asyncio.gather(*(client.go() for client in clients)), headway.start_worker(1)
         )
@@ -106,7 +130,13 @@ async def fan_out(plan: Plan) -> None:
     plan.samples.add("fan_out_10000", last - started)
 
 
+def _refuse_rejections(rejected: list[int]) -> None:
+    if any(rejected):
+        raise RuntimeError(f"{sum(rejected)} streams were rejected")
+
+
 MEASUREMENTS = (
     Measurement(("watchers", "watchers_in_one_burst", "watcher_memory"), idle_watchers),
+    Measurement(("bare_stream_memory", "bare_fan_out_10000"), bare_streams),
     Measurement(("fan_out_10000",), fan_out),
 )
