@@ -9,11 +9,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc.aio
+
 from bench.measurements import latency, peers, throughput, watching
 from bench.measurements.plan import Measurement, Plan
 from bench.rows import ROWS, Samples
 from bench.stage import DIRECTORY, Stage
 from bench.table import cpu_table, results_table
+from headway_dev.errors import ServiceFailed
 
 OUT = Path(__file__).parent / "out"
 REPETITIONS = 3
@@ -26,7 +29,7 @@ MEASUREMENTS: tuple[Measurement, ...] = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what is asked for. Returns 0 if every `must` is met, 1 if not, 2 for a wrong name."""
+    """Run what is asked for. Returns 0 if all is measured and met, 1 if not, 2 for a wrong name."""
     options = _parser().parse_args(arguments)
     rows = [*ROWS, *peers.ROWS] if options.peers else [*ROWS]
     names = [row.name for row in rows]
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         peers.install()
     with Stage.open(options.services) as stage:
         plan = Plan(stage, samples, wanted, options.scale, options.profile, options.out)
-        asyncio.run(_measure(plan, options.repetitions))
+        failures = asyncio.run(_measure(plan, options.repetitions))
     peers.compare(samples)
     results = samples.results(rows)
     print(results_table(results))
@@ -52,18 +55,26 @@ def main(arguments: Sequence[str]) -> int:
     documents = [result.document() for result in results]
     (options.out / "latest.json").write_text(json.dumps(documents, indent=1) + "\n")
     (options.out / "cpu.json").write_text(json.dumps(samples.cpu, indent=1) + "\n")
-    return 1 if any(document["met"] is False for document in documents) else 0
+    for failure in failures:
+        print(f"failed: {failure}")
+    return 1 if failures or any(document["met"] is False for document in documents) else 0
 
 
-async def _measure(plan: Plan, repetitions: int) -> None:
+async def _measure(plan: Plan, repetitions: int) -> list[str]:
+    """Take the measurements in turn; one that fails is named, and the others go on."""
     begun = time.monotonic()
+    failures = []
     for repetition in range(1, repetitions + 1):
         for measurement in MEASUREMENTS:
             if plan.wanted & set(measurement.rows):
-                await measurement.run(plan)
                 name = measurement.rows[0]
+                try:
+                    await measurement.run(plan)
+                except (RuntimeError, TimeoutError, ServiceFailed, grpc.aio.AioRpcError) as error:
+                    failures.append(f"{name}, {error!r}")
                 seconds = time.monotonic() - begun
                 print(f"{seconds:5.0f} s  {repetition}/{repetitions}  {name}", file=sys.stderr)
+    return failures
 
 
 def _parser() -> argparse.ArgumentParser:
