@@ -49,8 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     print(results_table(results))
     if options.peers and (missing := peers.missing()):
         print(f"\nnot measured, for want of a redis-server: {', '.join(missing)}")
-    print()
-    print(cpu_table(samples))
+    if samples.cpu:
+        print(f"\n{cpu_table(samples)}")
     options.out.mkdir(parents=True, exist_ok=True)
     documents = [result.document() for result in results]
     (options.out / "latest.json").write_text(json.dumps(documents, indent=1) + "\n")
