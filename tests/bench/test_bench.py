@@ -38,7 +38,7 @@ async def test_a_row_is_measured_beside_its_floor(tmp_path: Path) -> None:
         *(sys.executable, "-m", "bench", "--only", "submit_unary", "--repetitions", "1"),
         *("--scale", "0.02", "--out", tmp_path / "out"),
         *("--services", tmp_path / "services"),
-        timeout=90,
+        timeout=110,
     )
     assert ran.code in {0, 1}, ran.errors
     (row,) = json.loads((tmp_path / "out" / "latest.json").read_text())
