@@ -6,7 +6,6 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Final, Never, Self
 
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import (
     CallbackOptions,
     Histogram,
@@ -15,12 +14,8 @@ from opentelemetry.metrics import (
     NoOpMeterProvider,
     Observation,
 )
-from opentelemetry.sdk import metrics as sdk
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from prometheus_client import CollectorRegistry, start_http_server
 
-from headway_core.errors import SettingsInvalid
-from headway_core.settings import Address, CoreSettings
+from headway_core.settings import CoreSettings
 from headway_core.sweeps import QueueStatistics
 
 WAIT_BUCKETS: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14_400)
@@ -88,17 +83,10 @@ class Metrics:
         """
         if settings.metrics_listen is None:
             return cls.off()
-        registry = CollectorRegistry()
-        reader = PrometheusMetricReader(scope_info_enabled=False, registry=registry)
-        provider = sdk.MeterProvider(
-            [reader], resource=Resource.create({SERVICE_NAME: service}), shutdown_on_exit=False
-        )
-        close = _serve(settings.metrics_listen, registry)
+        # Imported here: the SDK takes 0.2 s of each start, and most processes serve no metrics.
+        from headway_core.metrics_server import serve
 
-        def stop() -> None:
-            close()
-            provider.shutdown()
-
+        provider, stop = serve(settings.metrics_listen, service=service)
         return cls(provider, stop=stop)
 
     @classmethod
@@ -218,17 +206,3 @@ def _histogram(meter: Meter, name: str, description: str, buckets: Sequence[floa
     return meter.create_histogram(
         name, unit="s", description=description, explicit_bucket_boundaries_advisory=buckets
     )
-
-
-def _serve(address: Address, registry: CollectorRegistry) -> Callable[[], None]:
-    try:
-        server, thread = start_http_server(address.port, address.host, registry)
-    except OSError as error:
-        raise SettingsInvalid([f"HEADWAY_METRICS_LISTEN {address}: {error.strerror}"]) from error
-
-    def close() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return close

@@ -8,11 +8,10 @@ microseconds: contexts are made and passed on all the same, so that every job ha
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from opentelemetry import context as current
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, get_current_span
 
 from headway_core import spans, trace_context
@@ -22,7 +21,10 @@ from headway_core.settings import CoreSettings
 from headway_core.spans import PublishSpan, RunFacts, RunSpan, ServerSpan
 from headway_core.topology import DEAD_EXCHANGE, JOBS_EXCHANGE
 from headway_core.trace_context import TraceContext
-from headway_core.trace_files import shut_down, tracer_provider
+from headway_core.trace_destination import destination
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 __all__ = ["PublishSpan", "RunSpan", "ServerSpan", "Telemetry", "TraceContext"]
 
@@ -30,7 +32,7 @@ __all__ = ["PublishSpan", "RunSpan", "ServerSpan", "Telemetry", "TraceContext"]
 class Telemetry:
     """Makes the spans of one process. Passed to whoever needs it; nothing of it is global."""
 
-    def __init__(self, provider: TracerProvider | None, *, traces_per_second: float = 0) -> None:
+    def __init__(self, provider: "TracerProvider | None", *, traces_per_second: float = 0) -> None:
         self.provider = provider
         """For the spans of user code; None if spans go nowhere."""
         self._tracer = provider.get_tracer("headway") if provider else NoOpTracer()
@@ -42,6 +44,11 @@ class Telemetry:
     ) -> Self:
         """Begin to export spans, as the settings and OpenTelemetry's own variables say."""
         environ = os.environ if environ is None else environ
+        if destination(settings.trace_dir, environ) is None:
+            return cls(None, traces_per_second=settings.traces_per_second)
+        # Imported here: the SDK takes 0.1 s of each start.
+        from headway_core.trace_files import tracer_provider
+
         provider = tracer_provider(service, settings.trace_dir, environ)
         return cls(provider, traces_per_second=settings.traces_per_second)
 
@@ -53,6 +60,8 @@ class Telemetry:
     def shutdown(self) -> None:
         """Export what has ended, and stop. Blocks, for 2 s at most."""
         if self.provider:
+            from headway_core.trace_files import shut_down
+
             shut_down(self.provider)
 
     @contextmanager

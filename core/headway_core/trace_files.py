@@ -1,4 +1,4 @@
-"""Where spans go: to a collector, to local files, or nowhere."""
+"""Spans exported to a collector or to local files."""
 
 import os
 import re
@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
 from headway_core.errors import SettingsInvalid
+from headway_core.trace_destination import destination
 
 FILE_BYTES_MAX: Final = 128 * 2**20
 """Two files of this size a process: one being written, and the one before it."""
@@ -26,36 +27,28 @@ SPANS_PER_EXPORT: Final = 512
 EXPORT_MILLISECONDS: Final = 500
 FLUSH_SECONDS_MAX: Final = 2.0
 
-COLLECTOR_VARIABLES: Final = (
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-)
-
 
 def tracer_provider(
     service: str, directory: Path | None, environ: Mapping[str, str]
 ) -> TracerProvider | None:
     """Make the provider that exports as the environment says; None if spans go nowhere.
 
-    A collector (OTLP over HTTP, with all of OpenTelemetry's own variables) takes precedence over
-    `directory`, where each process writes files of its own. OTEL_SDK_DISABLED=true means nowhere.
     Raises SettingsInvalid if nothing can be written to the directory.
     """
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return None
     exporter: SpanExporter
-    if any(environ.get(name) for name in COLLECTOR_VARIABLES):
-        # Imported here: it costs 60 ms, and few processes need it.
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    match destination(directory, environ):
+        case "collector":
+            # Imported here: it costs 60 ms, and few processes need it.
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        exporter = OTLPSpanExporter()
-    elif directory is not None:
-        _make_writable(directory)
-        exporter = FileSpanExporter(
-            stream=cast("IO[str]", RotatingFile(trace_file(directory, service)))
-        )
-    else:
-        return None
+            exporter = OTLPSpanExporter()
+        case Path() as files:
+            _make_writable(files)
+            exporter = FileSpanExporter(
+                stream=cast("IO[str]", RotatingFile(trace_file(files, service)))
+            )
+        case None:
+            return None
     provider = TracerProvider(
         # Whether a trace is recorded was decided where it began (see sampling.py).
         sampler=ParentBased(ALWAYS_ON),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from headway import Job
 from headway_core import trace_view
-from headway_core.trace_files import COLLECTOR_VARIABLES
+from headway_core.trace_destination import COLLECTOR_VARIABLES
 from headway_core.trace_reading import ReadSpan, read_trace
 from headway_dev.demo_report import Report, as_typed
 
