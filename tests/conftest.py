@@ -7,7 +7,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import os
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +19,10 @@ import psutil
 import pytest
 
 from headway_dev.errors import DirectoryBusy
-from headway_dev.rabbitmq import VHOST, RabbitMq
+from headway_dev.rabbitmq import VHOST
 from headway_dev.schema import migrate
 from headway_dev.services import AMQP_VARIABLE, DATABASE_VARIABLE, Services, private_services
+from tests.pools import DatabasePool, VhostPool
 
 Result = TypeVar("Result")
 
@@ -31,7 +31,6 @@ ROOT = Path(__file__).parent.parent
 SLOTS_DIRECTORY = ROOT / ".cache" / "test-services"
 SLOTS_MAX = 64
 TEMPLATE = f"headway_template_{os.getpid()}"
-VHOST_BATCHES = (4, 8, 16)
 # Python's own helper of multiprocessing; it lives as long as the interpreter.
 KNOWN_CHILDREN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
@@ -69,34 +68,33 @@ def template_database(services: Services) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _database_numbers() -> Iterator[int]:
-    return itertools.count(1)
+def _databases(services: Services, template_database: str) -> Iterator[DatabasePool]:
+    pool = DatabasePool(services.database_url, template=TEMPLATE)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
-def database_url(
-    services: Services, template_database: str, _database_numbers: Iterator[int]
-) -> Iterator[str]:
+def database_url(services: Services, _databases: DatabasePool) -> Iterator[str]:
     """The URL of a fresh, migrated database for one test."""
-    name = f"headway_test_{os.getpid()}_{next(_database_numbers)}"
-    _execute(services.database_url, f'CREATE DATABASE "{name}" TEMPLATE "{TEMPLATE}"')
+    name = _databases.take()
     yield _with_database(services.database_url, name)
-    _execute(services.database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+    _databases.drop(name)
 
 
 @pytest.fixture
-def empty_database_url(services: Services, _database_numbers: Iterator[int]) -> Iterator[str]:
+def empty_database_url(services: Services) -> Iterator[str]:
     """The URL of a fresh database with no schema at all, for tests of the migrations."""
     if services.has_postgres:
         services.postgres.start()
-    name = f"headway_test_{os.getpid()}_{next(_database_numbers)}"
+    name = f"headway_empty_{os.getpid()}"
     _execute(services.database_url, f'CREATE DATABASE "{name}"')
     yield _with_database(services.database_url, name)
     _execute(services.database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture(scope="session")
-def _vhosts(services: Services) -> "VhostPool | None":
+def _vhosts(services: Services) -> VhostPool | None:
     if not services.has_rabbitmq:
         return None
     services.rabbitmq.start()
@@ -104,14 +102,17 @@ def _vhosts(services: Services) -> "VhostPool | None":
 
 
 @pytest.fixture
-def amqp_url(services: Services, _vhosts: "VhostPool | None") -> str:
+def amqp_url(services: Services, _vhosts: VhostPool | None) -> Iterator[str]:
     """The URL of a fresh virtual host for one test.
 
     With HEADWAY_AMQP_URL set it is that one, the same for every test: we cannot make others there.
     """
     if _vhosts is None:
-        return services.amqp_url
-    return services.rabbitmq.url_of(_vhosts.take())
+        yield services.amqp_url
+        return
+    name = _vhosts.take()
+    yield services.rabbitmq.url_of(name)
+    _vhosts.give_back(name)
 
 
 @pytest.fixture(scope="session")
@@ -137,28 +138,6 @@ def fault_services(_fault_services: Services) -> Services:
 def reset_services() -> Callable[[Services], None]:
     """Bring services up again, whatever was done to them, and empty them."""
     return _reset
-
-
-class VhostPool:
-    """Virtual hosts made in batches: the Erlang start of a call costs more than the vhosts do."""
-
-    def __init__(self, rabbitmq: RabbitMq) -> None:
-        self._rabbitmq = rabbitmq
-        self._batches = itertools.chain(VHOST_BATCHES, itertools.repeat(VHOST_BATCHES[-1]))
-        self._numbers = itertools.count(1)
-        self._fresh: list[str] = []
-        self._used: list[str] = []
-
-    def take(self) -> str:
-        """Return one that nobody had; those used up before are deleted at the next batch."""
-        if not self._fresh:
-            size = next(self._batches)
-            names = [f"test-{next(self._numbers)}" for _ in range(size)]
-            self._rabbitmq.replace_vhosts(old=self._used, new=names)
-            self._used, self._fresh = [], names
-        name = self._fresh.pop(0)
-        self._used.append(name)
-        return name
 
 
 @contextlib.contextmanager
