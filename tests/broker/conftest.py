@@ -15,7 +15,7 @@ from headway_core.broker import connected
 from headway_core.job import Dispatch
 
 POLL_SECONDS = 0.01
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture

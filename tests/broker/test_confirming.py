@@ -12,6 +12,7 @@ from headway_core.broker import open_channel
 from headway_core.confirming import Confirmation, ConfirmChannel, Outgoing
 from headway_core.errors import BrokerUnavailable, Defect
 from headway_core.topology import JOBS_EXCHANGE, declare, job_queue
+from tests.broker.conftest import PATIENCE_SECONDS
 
 
 def outgoing(queue: str = "mail", body: bytes = b"x") -> Outgoing:
@@ -73,7 +74,7 @@ async def test_a_batch_that_was_cancelled_before_it_was_sent_does_not_count(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         outcomes = await confirming.publish([outgoing(), outgoing("nowhere"), outgoing()])
     assert outcomes == [Confirmation.CONFIRMED, Confirmation.RETURNED, Confirmation.CONFIRMED]
 
@@ -81,7 +82,7 @@ async def test_a_batch_that_was_cancelled_before_it_was_sent_does_not_count(
 async def test_what_is_unconfirmed_when_the_channel_closes_is_lost(underlay: Channel) -> None:
     confirming = ConfirmChannel(underlay)
     batch = [outgoing(), Outgoing("no-such-exchange", "mail", Basic.Properties(), b""), outgoing()]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         outcomes = await confirming.publish(batch)
     assert outcomes[1:] == [Confirmation.LOST, Confirmation.LOST]
     with pytest.raises(BrokerUnavailable, match="publish"):

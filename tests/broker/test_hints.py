@@ -107,6 +107,7 @@ async def test_the_newest_word_replaces_older_ones_that_have_not_left(url: Secre
     assert by_kind[EventHint, job_id] == EventHint(job_id, 99, done=False)
 
 
+@pytest.mark.alone
 async def test_a_hint_takes_milliseconds(url: SecretStr) -> None:
     ears, publishes = Ears(url), mouth(url)
     loop = asyncio.get_running_loop()
@@ -216,7 +217,7 @@ async def test_a_lost_subscription_comes_back_and_says_so(url: SecretStr) -> Non
             job_id = uuid4()
             publishes.send(EventHint(job_id, 1, done=False))
             proxy.heal()
-            await until(lambda: ears.subscriptions == 2 and publishes.connected, seconds=10)
+            await until(lambda: ears.subscriptions == 2 and publishes.connected)
             publishes.send(EventHint(job_id, 2, done=True))
             await until(lambda: EventHint(job_id, 2, done=True) in ears.heard)
 
@@ -238,7 +239,7 @@ async def test_a_listener_whose_queue_is_deleted_subscribes_anew(
         await until(lambda: ears.subscriptions == 1)
         channel, name = names[0]
         await channel.queue_delete(name)
-        await until(lambda: ears.subscriptions == 2, seconds=10)
+        await until(lambda: ears.subscriptions == 2)
 
 
 async def test_a_callback_that_raises_ends_the_listener(url: SecretStr) -> None:

@@ -20,7 +20,7 @@ from headway_core.metrics import Metrics
 from headway_core.publishing import Publisher
 from headway_core.telemetry import Telemetry
 from headway_core.topology import JOBS_EXCHANGE, dead_queue, job_queue
-from tests.broker.conftest import dispatch, running, until
+from tests.broker.conftest import PATIENCE_SECONDS, dispatch, running, until
 from tests.service.proxy import proxied
 
 
@@ -37,7 +37,7 @@ async def take(
     channel, _ = await open_channel(connection)
     found = await channel.get_queue(queue)
     taken: list[AbstractIncomingMessage] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(taken) < count:
             message = await found.get(fail=False)
             if message:
@@ -136,30 +136,31 @@ async def test_a_missing_exchange_heals(url: SecretStr, connection: AbstractConn
         assert await publishes.publish([dispatch()]) == [True]
         await channel.exchange_delete(JOBS_EXCHANGE)
         assert await publishes.publish([dispatch(), dispatch()]) == [False, False]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await publishes.publish([dispatch()]) != [True]:
                 await publishes.wait_ready()
 
 
-async def test_a_lost_connection_fails_what_is_outstanding_at_once(url: SecretStr) -> None:
+async def test_a_lost_connection_fails_what_is_outstanding_at_once(
+    url: SecretStr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "PUBLISH_SECONDS_MAX", 100.0)
     async with proxied(url.get_secret_value()) as (proxy, through):
         publishes = publisher(SecretStr(through))
         async with running(publishes.run()):
             await publishes.wait_ready()
             assert await publishes.publish([dispatch()]) == [True]
             proxy.freeze()
-            loop = asyncio.get_running_loop()
-            begun = loop.time()
             outstanding = asyncio.create_task(publishes.publish([dispatch()] * 300))
             await asyncio.sleep(0.2)
             proxy.cut()
-            assert await outstanding == [False] * 300
-            assert loop.time() - begun < 2
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert await outstanding == [False] * 300
             assert not publishes.ready
             assert await publishes.publish([dispatch()]) == [False]
             await until(lambda: publishes.trouble is not None)
             proxy.heal()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await publishes.wait_ready()
             assert await publishes.publish([dispatch()]) == [True]
 
@@ -179,14 +180,15 @@ async def test_a_broker_that_does_not_confirm_is_given_no_more(
             loop = asyncio.get_running_loop()
             begun = loop.time()
             assert await publishes.publish(again) == [False] * 400
-            assert 0.4 < loop.time() - begun < 1.5
+            assert loop.time() - begun > 0.4
             assert not publishes.ready
             assert str(publishes.trouble).startswith("the broker confirms nothing")
-            for _ in range(20):
-                assert await publishes.publish(again) == [False] * 400
-            assert loop.time() - begun < 2
+            monkeypatch.setattr(publishing, "PUBLISH_SECONDS_MAX", 100.0)
+            async with asyncio.timeout(PATIENCE_SECONDS):  # nothing is waited for
+                for _ in range(20):
+                    assert await publishes.publish(again) == [False] * 400
             proxy.heal()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await publishes.wait_ready()
             assert not publishes.trouble
             assert await publishes.publish([dispatch("mail")]) == [True]
@@ -205,7 +207,7 @@ async def test_a_timeout_with_nothing_at_the_broker_leaves_the_way_open(
         await publishes.wait_ready()
         await publishes.publish([dispatch()])
         monkeypatch.setattr(publishing, "PUBLISH_SECONDS_MAX", 5.0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await publishes.publish([dispatch()]) != [True]:
                 await publishes.wait_ready()
 

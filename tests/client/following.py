@@ -12,7 +12,7 @@ from headway import (
 from tests.client.scripted_job import ScriptedJob
 from tests.client.scripted_server import ScriptedService
 
-WITHIN = 20
+WITHIN = 60
 
 
 async def until(reached: Callable[[], bool]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headway import v1
-from tests.client.command import environment, finish, run, start
+from tests.client.command import WITHIN, environment, finish, run, start
 from tests.client.refusals import error_info
 from tests.client.scripted_job import ScriptedJob
 from tests.client.scripted_server import Fault, ScriptedServer, ScriptedService
@@ -277,7 +277,7 @@ async def test_watch_goes_on_over_a_restart_and_says_so_once(
 ) -> None:
     jobs = [await service.add() for _ in range(3)]
     process = await start(server.target, "watch", *(item.job.id for item in jobs))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WITHIN):
         while service.open_streams < 3:  # noqa: ASYNC110 - the scripted server's state
             await asyncio.sleep(0.02)
     await server.stop()
@@ -309,7 +309,7 @@ async def test_a_reader_that_stops_is_no_error(
     await process.stdout.readline()
     process.stdout._transport.close()  # type: ignore[attr-defined]
     await quick(scripted)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WITHIN):
         assert await process.wait() == 141
     assert process.stderr is not None
     assert await process.stderr.read() == b""

@@ -243,7 +243,7 @@ async def test_wait_survives_a_restart(
     scripted = await service.add()
     waiting = asyncio.create_task(client.wait(scripted.job.id))
     also = asyncio.create_task(asyncio.to_thread(blocking.wait, scripted.job.id))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while service.open_streams < 2:  # noqa: ASYNC110 - the scripted server's state
             await asyncio.sleep(0.01)
         await server.stop()

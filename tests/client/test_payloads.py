@@ -23,7 +23,7 @@ JSON = some.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(some.dictionaries(some.text(alphabet="abc"), JSON))
 def test_json_comes_back_equal(value: dict[str, object]) -> None:
     message = encode(value)

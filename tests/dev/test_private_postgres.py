@@ -37,11 +37,11 @@ with private_services(Path(sys.argv[1]), start=False) as services:
 
 
 async def query(url: str, statement: str) -> object:
-    connection = await asyncpg.connect(url, timeout=5)
+    connection = await asyncpg.connect(url, timeout=30)
     try:
-        return await connection.fetchval(statement, timeout=5)
+        return await connection.fetchval(statement, timeout=30)
     finally:
-        await connection.close(timeout=5)
+        await connection.close(timeout=30)
 
 
 def is_running(postgres: Postgres) -> bool:
@@ -66,7 +66,7 @@ def recorded(directory: Path) -> list[psutil.Process]:
 
 
 def wait_until_gone(processes: list[psutil.Process]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while any(map(is_alive, processes)):
         assert time.monotonic() < deadline, f"still there: {processes}"
         time.sleep(0.02)

@@ -20,18 +20,18 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 
 
 async def publish(url: str, body: bytes) -> None:
-    async with await aio_pika.connect(url, timeout=10) as connection:
+    async with await aio_pika.connect(url, timeout=30) as connection:
         channel = await connection.channel()
         await channel.declare_queue(QUEUE, durable=True)
         message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-        await channel.default_exchange.publish(message, QUEUE, timeout=10)
+        await channel.default_exchange.publish(message, QUEUE, timeout=30)
 
 
 async def take(url: str) -> bytes | None:
-    async with await aio_pika.connect(url, timeout=10) as connection:
+    async with await aio_pika.connect(url, timeout=30) as connection:
         channel = await connection.channel()
         queue = await channel.declare_queue(QUEUE, durable=True)
-        message = await queue.get(no_ack=True, fail=False, timeout=10)
+        message = await queue.get(no_ack=True, fail=False, timeout=30)
         return message.body if message else None
 
 

@@ -25,8 +25,8 @@ Result = TypeVar("Result")
 ROOT = Path(__file__).parent.parent.parent
 HANDLERS = "tests.end_to_end.handlers:jobs"
 POLL_SECONDS = 0.05
-PATIENCE_SECONDS = 30.0
-STOP_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
+STOP_SECONDS = 60.0
 # Seconds instead of a quarter of a minute: for tests that wait for a lease to lapse.
 # The reaper takes a tick that is a heartbeat late for its own sleep, and waits: not shorter.
 SHORT_LEASES = {"HEADWAY_LEASE_SECONDS": "3", "HEADWAY_HEARTBEAT_SECONDS": "1.2"}
@@ -95,7 +95,7 @@ class Stack:
 
     def client(self) -> Client:
         """A client of this server."""
-        return Client(self.target, call_timeout=10, reconnect_timeout=30)
+        return Client(self.target, call_timeout=60, reconnect_timeout=60)
 
     def path(self, name: str) -> Path:
         """A new path for a journal or a signal."""
@@ -220,11 +220,11 @@ def query(url: str, statement: str, *arguments: object) -> list[asyncpg.Record]:
     """Ask a database, from a thread with a loop of its own: the test's loop is left alone."""
 
     async def ask() -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(url, timeout=10)
+        connection = await asyncpg.connect(url, timeout=30)
         try:
             return await connection.fetch(statement, *arguments, timeout=30)
         finally:
-            await connection.close(timeout=10)
+            await connection.close(timeout=30)
 
     return _apart(ask)
 

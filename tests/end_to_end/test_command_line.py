@@ -119,7 +119,7 @@ async def test_a_wait_ends_with_124_and_ctrl_c_with_130_and_the_job_goes_on(
         assert process.stdout is not None
         await process.stdout.readline()  # it watches
         process.send_signal(signal.SIGINT)
-        _, errors = await asyncio.wait_for(process.communicate(), 10)
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 130
         assert f"headway watch {job.id}" in errors.decode()
 

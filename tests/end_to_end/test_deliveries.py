@@ -11,7 +11,6 @@ from tests.end_to_end.stack import Gate, Stack, eventually, history, journal, ki
 QUEUE = "headway.v1.default"
 # So long a job has to be QUEUED before a sweep, every 10 s, takes its message for lost.
 QUEUED_LONG_SECONDS = 30
-SWEEP_SECONDS_MAX = 30.0
 IDLE_SECONDS = 1.5
 
 
@@ -80,7 +79,7 @@ async def test_nothing_starts_from_a_purged_queue_until_the_sweep(stack: Stack, 
             "UPDATE jobs SET wait_time = wait_time - make_interval(secs => $1) WHERE state = 2",
             QUEUED_LONG_SECONDS,
         )
-        await reaches(client, job.id, JobState.COMPLETED, seconds=SWEEP_SECONDS_MAX)
+        await reaches(client, job.id, JobState.COMPLETED)
         assert len(journal(path)) == 1
         assert kinds(await history(client, job.id)).count("COMPLETED") == 1
 
@@ -117,7 +116,7 @@ async def test_a_job_that_ends_while_postgres_is_away_is_acked_only_once_it_is_s
 
 async def eventually_done(stack: Stack, job_id: str) -> list[Event]:
     async with stack.client() as client:
-        await client.wait(job_id, timeout=40)
+        await client.wait(job_id, timeout=60)
         return await history(client, job_id)
 
 

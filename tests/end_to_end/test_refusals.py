@@ -13,7 +13,7 @@ from headway_dev.children import Child
 from tests.end_to_end.conftest import MakeStack
 from tests.end_to_end.stack import HANDLERS, Ran, Stack, eventually, headway, reaches, run
 
-SOON_SECONDS = 20.0
+SOON_SECONDS = 60.0
 SECRET = "nottobeshown"
 COMMANDS = {"server": ("server",), "worker": ("worker", HANDLERS), "migrate": ("migrate",)}
 

@@ -30,7 +30,7 @@ async def test_ten_urgent_jobs_start_before_300_waiting_ones(stack: Stack, gate:
             await reaches(client, job.id, JobState.QUEUED)
         gate.open()
 
-        await eventually(lambda: len(journal(path)) >= URGENT + WAITING, what="all ran", seconds=60)
+        await eventually(lambda: len(journal(path)) >= URGENT + WAITING, what="all ran")
         order = [run["job_id"] for run in journal(path)]
         assert set(order[:URGENT]) == {job.id for job in urgent}
         assert set(order[URGENT:]) == {job.id for job in waiting}

@@ -16,7 +16,7 @@ from examples import video_transcode
 from headway_worker import PermanentError
 from headway_worker.handler_errors import JobCancelled
 
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 60
 LONG = {"repeat": 500}
 
 

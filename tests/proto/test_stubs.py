@@ -20,7 +20,7 @@ BUF = Path(sys.executable).parent / "buf"
 
 def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*map(str, command)], cwd=cwd, capture_output=True, text=True, check=False, timeout=60
+        [*map(str, command)], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
     )
 
 

@@ -6,8 +6,12 @@ from contextlib import asynccontextmanager
 from inspect import isawaitable
 from typing import Any
 
+PATIENCE_SECONDS = 60.0
 
-async def eventually(holds: Callable[[], bool | Awaitable[bool]], *, seconds: float = 10) -> None:
+
+async def eventually(
+    holds: Callable[[], bool | Awaitable[bool]], *, seconds: float = PATIENCE_SECONDS
+) -> None:
     """Wait until it holds, looking often; fail after `seconds`."""
     try:
         async with asyncio.timeout(seconds):

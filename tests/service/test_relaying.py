@@ -108,7 +108,7 @@ async def test_a_backlog_is_published_in_order_of_priority(
                 await served.stub.BatchSubmitJobs(BatchSubmitJobsRequest(requests=requests))
             assert await rows(database) == 1000
             proxy.heal()
-            await eventually(lambda: _is(rows(database), 0), seconds=30)
+            await eventually(lambda: _is(rows(database), 0))
             async with looking(amqp_url) as broker:
                 await eventually(lambda: _is(broker.count(), 1000))
                 arrived = await broker.take()
@@ -123,21 +123,16 @@ async def test_with_the_broker_away_submits_are_accepted_and_run_later(
     async with proxied(amqp_url) as (proxy, through):
         proxy.cut()
         async with serving(database_url, through) as served:
-            loop = asyncio.get_running_loop()
-            begun = loop.time()
             for _ in range(20):
                 await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))
-            assert loop.time() - begun < 2
             assert await rows(database) == 20
             proxy.heal()
-            await eventually(lambda: _is(rows(database), 0), seconds=20)
+            await eventually(lambda: _is(rows(database), 0))
             proxy.cut()
             job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))).job
             assert await state(served, job.id) == JobState.JOB_STATE_PENDING
             proxy.heal()
-            await eventually(
-                lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED), seconds=20
-            )
+            await eventually(lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED))
 
 
 async def test_a_server_starts_with_wrong_broker_credentials(
@@ -160,7 +155,7 @@ async def test_a_delayed_job_is_published_when_it_is_due(
     async with looking(amqp_url) as broker:
         await asyncio.sleep(0.5)
         assert await broker.count() == 0
-        await eventually(lambda: _is(broker.count(), 1), seconds=3)
+        await eventually(lambda: _is(broker.count(), 1))
 
 
 async def test_a_replayed_job_is_published_again(
@@ -190,7 +185,7 @@ async def test_a_hint_wakes_the_poller(
     job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))).job
     await database.execute("UPDATE outbox SET reserved_until = NULL")
     served.running.hear(OutboxHint())
-    await eventually(lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED), seconds=3)
+    await eventually(lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED))
 
 
 async def test_a_queue_that_cannot_be_published_to_does_not_hold_up_the_others(
@@ -219,7 +214,7 @@ async def test_two_relays_share_the_rows(
             requests = [SubmitJobRequest(type=JOB_TYPE)] * 1000
             await first.stub.BatchSubmitJobs(BatchSubmitJobsRequest(requests=requests))
             proxy.heal()
-            await eventually(lambda: _is(rows(database), 0), seconds=30)
+            await eventually(lambda: _is(rows(database), 0))
             async with looking(amqp_url) as broker:
                 await eventually(lambda: _is(broker.count(), 1000))
                 assert len({message.job_id for message in await broker.take()}) == 1000

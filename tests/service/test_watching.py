@@ -38,7 +38,7 @@ from tests.service.proxy import proxied
 from tests.service.serving import Served, refusal, serving
 from tests.service.worker import PlayedWorker
 
-SECONDS = 15
+SECONDS = 60
 
 
 async def submit(served: Served, **fields: Any) -> str:
@@ -220,10 +220,9 @@ async def test_with_every_hint_lost_events_come_by_the_poll(
             job_id = await submit(served)
             call = watch(served, job_id)
             await next_of(call, "snapshot")
-            begun = asyncio.get_running_loop().time()
             await worker.complete(job_id)
-            assert kinds(await rest(call)) == ["STARTED", "COMPLETED"]
-            assert asyncio.get_running_loop().time() - begun < 3
+            # Sooner than a bookmark, which comes every 15 s.
+            assert kinds(await rest(call, seconds=10)) == ["STARTED", "COMPLETED"]
 
 
 async def test_a_hint_brings_events_before_the_poll(
@@ -346,13 +345,11 @@ async def test_events_that_are_gone_become_a_snapshot_marked_reset(
 
 async def test_a_drain_sends_watchers_elsewhere_at_once(database_url: str, amqp_url: str) -> None:
     """An idle stream would hold the server for its whole grace."""
-    async with serving(database_url, amqp_url, HEADWAY_DRAIN_SECONDS="60") as served:
+    async with serving(database_url, amqp_url, HEADWAY_DRAIN_SECONDS="600") as served:
         calls = [watch(served, await submit(served)) for _ in range(20)]
         for call in calls:
             await next_of(call, "snapshot")
-        loop = asyncio.get_running_loop()
         served.running.hub.drain()
-        begun = loop.time()
         for call in calls:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await rest(call)
@@ -363,8 +360,6 @@ async def test_a_drain_sends_watchers_elsewhere_at_once(database_url: str, amqp_
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await rest(watch(served, await submit(served)))
         assert refusal(caught.value).reason == "SERVER_DRAINING"
-        assert loop.time() - begun < 5
-    assert loop.time() - begun < 10
 
 
 async def test_a_reader_that_goes_away_leaves_nothing_behind(
@@ -381,6 +376,7 @@ async def test_a_reader_that_goes_away_leaves_nothing_behind(
     await eventually(lambda: served.running.hub.watched == 0)
 
 
+@pytest.mark.alone
 async def test_a_storm_of_watchers_is_served(served: Served) -> None:
     """Two thousand streams that come back at once, as after a restart: none is turned away."""
     job_id = await submit(served)
@@ -390,7 +386,7 @@ async def test_a_storm_of_watchers_is_served(served: Served) -> None:
     assert {first.sequence for first in firsts} == {1}
     for call in calls:
         call.cancel()
-    await eventually(lambda: served.running.hub.watched == 0, seconds=30)
+    await eventually(lambda: served.running.hub.watched == 0)
 
 
 async def test_watchers_of_one_job_share_their_reads(
@@ -432,7 +428,7 @@ async def test_a_slow_reader_gets_every_event_and_then_is_let_go(
         call = watch(served, job_id, after_sequence=0)
         first = await next_of(call, "event")
         assert first.sequence == 1
-        await eventually(lambda: served.running.hub.watched == 0, seconds=20)
+        await eventually(lambda: served.running.hub.watched == 0)
         numbers = [first.sequence]
 
         async def read_on() -> None:

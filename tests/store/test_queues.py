@@ -27,7 +27,7 @@ async def named_meanwhile(database: Database, name: str, second: Naming) -> None
         async with database.transaction() as first:
             assert await make_known(first, [name]) == {name}
             waiting = group.create_task(run())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 # Postgres tells nobody who waits.
                 while not await database.fetchval(WAITS_FOR_THE_LOCK):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)

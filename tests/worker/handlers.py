@@ -54,7 +54,8 @@ def hold_thread(ctx: Context, payload: Payload) -> Payload:
     return {"pid": os.getpid()}
 
 
-@jobs.handler("hold.stubborn", timeout=timedelta(seconds=0.5), initial_backoff=HASTE)
+# The start of a child process counts, too.
+@jobs.handler("hold.stubborn", timeout=timedelta(seconds=3), initial_backoff=HASTE)
 def hold_stubborn(ctx: Context, payload: Payload) -> Payload:
     """Outlive every timeout, in a thread, unless one has a process of one's own."""
     mark(payload, "begun")

@@ -39,7 +39,8 @@ from headway_worker.settings import WorkerSettings
 ROOT = Path(__file__).parent.parent.parent
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 LEASE = timedelta(seconds=15)
-PATIENCE = 20.0
+# For what comes sooner or later, also on a busy machine.
+PATIENCE = 60.0
 
 DONE = frozenset({JobState.COMPLETED, JobState.DEAD, JobState.CANCELLED})
 

@@ -19,7 +19,7 @@ from headway_worker.deliveries import Custody, Delivery
 from tests.service.proxy import proxied
 from tests.worker.stage import eventually
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 
 class Broker:
@@ -233,7 +233,7 @@ async def test_thousands_of_hand_offs_lose_and_overcommit_nothing(
     desk.on_take = work
     ids = await broker.publish(count)
     async with consuming(amqp_url, desk, slots=slots, handoff=0.05):
-        await eventually(lambda: len(finished) == count, within=60)
+        await eventually(lambda: len(finished) == count)
         await eventually(lambda: not desk.consumer._holdings.acks.pending)
         await eventually(lambda: desk.consumer._credit.uncovered == 0)
     assert set(finished) == set(ids)
@@ -351,7 +351,7 @@ async def test_a_message_for_a_queue_without_a_slot_does_not_wait_long(
     async with consuming(amqp_url, desk, slots=1, queues=("default", "slow", "third")):
         for queue in ("third", "slow", "default", "third"):
             (job_id,) = await broker.publish(1, queue=queue)
-            await eventually(lambda wanted=job_id: wanted in desk.seen, within=2)
+            await eventually(lambda wanted=job_id: wanted in desk.seen, within=10)
             desk.ack()
 
 

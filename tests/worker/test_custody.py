@@ -4,6 +4,7 @@ import asyncio
 import threading
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -12,9 +13,10 @@ from headway_core import claims, leases, runs
 from headway_core.claims import ClaimRequest
 from headway_core.leases import LeaseEnd
 from headway_core.states import JobState
+from headway_dev.services import Services
 from headway_worker import Context, Jobs
 from tests.service.proxy import proxied
-from tests.worker.stage import Stage, eventually
+from tests.worker.stage import PATIENCE, Stage, eventually
 
 Payload = dict[str, Any]
 
@@ -32,11 +34,6 @@ class Gate:
             self.begun.append(ctx.attempt)
             await self.open.wait()
             return {"runs": len(self.begun)}
-
-
-async def unacked(stage: Stage, count: int, *, handed_over: int = 1) -> None:
-    """Check that the broker still holds deliveries: they come back when the channel is gone."""
-    assert await stage.message_count() == 0
 
 
 async def test_the_broker_holds_the_delivery_of_a_running_job(stage: Stage) -> None:
@@ -89,7 +86,12 @@ async def test_a_job_that_ends_while_postgres_is_away_is_acked_only_when_it_is_b
     assert await stage.history(job_id) == ["SUBMITTED", "STARTED", "COMPLETED"]
 
 
-async def test_a_long_job_is_handed_off_and_completes_once(stage: Stage) -> None:
+async def test_a_long_job_is_handed_off_and_completes_once(
+    stage: Stage, services: Services
+) -> None:
+    """Acked at the broker, so a lost channel brings nothing back."""
+    if not services.has_rabbitmq:
+        pytest.skip("what a broker that is not ours has unacked cannot be asked")
     gate = Gate()
     async with (
         proxied(stage.amqp_url) as (rabbit, url),
@@ -97,13 +99,25 @@ async def test_a_long_job_is_handed_off_and_completes_once(stage: Stage) -> None
     ):
         job_id = await stage.submit("hold")
         await stage.wait(job_id, JobState.RUNNING)
-        await eventually(lambda: running.engine.consumer.held == 0)
+        consumer = running.engine.consumer
+        await eventually(lambda: consumer.held == 0)
+        await eventually(lambda: nothing_unacked(stage, services))
         rabbit.cut()
-        await asyncio.sleep(0.3)
-        assert await stage.message_count() == 0, "it was acked: nothing comes back"
+        await eventually(lambda: not consumer.consuming.is_set())
         rabbit.heal()
+        await eventually(consumer.consuming.is_set)
+        assert await stage.message_count() == 0
         gate.open.set()
         assert await stage.result(job_id) == {"runs": 1}
+    assert await stage.history(job_id) == ["SUBMITTED", "STARTED", "COMPLETED"]
+
+
+async def nothing_unacked(stage: Stage, services: Services) -> bool:
+    """An ack has no answer, so the broker is asked what it waits for."""
+    vhost = urlsplit(stage.amqp_url).path.lstrip("/")
+    ask = ("list_queues", "-p", vhost, "messages_unacknowledged", "--no-table-headers")
+    counts = (await asyncio.to_thread(services.rabbitmqctl, *ask)).split()
+    return bool(counts) and set(counts) == {"0"}
 
 
 async def test_a_handed_off_job_that_dies_still_reaches_the_dead_queue(stage: Stage) -> None:
@@ -219,7 +233,7 @@ async def test_a_run_that_another_has_judged_is_stopped_at_the_next_heartbeat(
         await runs.interrupt_unheld(
             stage.database, running.worker_id, [(job_id, claimed.run_epoch)]
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await stopped.wait()
 
 

@@ -98,7 +98,7 @@ async def test_a_child_is_killed_at_its_timeout_with_all_it_started(
         job_id = await stage.submit(
             "isolated.hold",
             {"log": str(log), "until": str(tmp_path / "never")},
-            timeout=timedelta(seconds=2),
+            timeout=timedelta(seconds=5),
         )
         (line,) = await eventually(lambda: lines(log))
         family = [psutil.Process(int(pid)) for pid in line.split()]

@@ -233,6 +233,7 @@ async def test_a_worker_without_a_confirmed_heartbeat_begins_no_step(
         job_id = await stage.submit("work")
         await stage.wait(job_id, JobState.RUNNING)
         running.keep = False
+        running.drain_seconds = 0
         await eventually(lambda: not running.engine._lease.live)
         go_on.set()
         await asyncio.sleep(0.3)
