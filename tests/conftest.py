@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import psutil
 import pytest
 
@@ -33,6 +34,32 @@ SLOTS_MAX = 64
 TEMPLATE = f"headway_template_{os.getpid()}"
 # Python's own helper of multiprocessing; it lives as long as the interpreter.
 KNOWN_CHILDREN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+# An example may take as long as a busy machine makes it.
+hypothesis.settings.register_profile("headway", deadline=None)
+hypothesis.settings.load_profile("headway")
+
+# A minute each, and more: begun last, one would run on while the other processes are done.
+LONG_FILES = (
+    "tests/worker/test_worker.py",
+    "tests/end_to_end/test_demo.py",
+    "tests/service/test_app.py",
+)
+QUITE_LONG = ("tests/end_to_end/", "tests/model/", "tests/worker/", "tests/dev/", "tests/broker/")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, then those that take real processes; in a file all stays as it is."""
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.relative_to(ROOT).as_posix()
+        if path in LONG_FILES:
+            return LONG_FILES.index(path)
+        return len(LONG_FILES) + (not path.startswith(QUITE_LONG))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ from tests.soak.million import executions
 SEED = 167
 KINDS = "executor.kill,supervisor.term,server.kill,postgres.stop,postgres.reset,rabbitmq.reset"
 """Of which three come in nine seconds: connections reset, an executor killed, Postgres stopped."""
-SECONDS_MAX = 100.0
+SECONDS_MAX = 200.0
 
 
 @pytest.fixture(autouse=True)
