@@ -23,7 +23,7 @@ from headway_core.states import JobState
 
 SQL: Final = load("submissions")
 
-FAST_PATH: Final = timedelta(seconds=1)
+FAST_PATH: Final = timedelta(seconds=3)
 """How long a new outbox row is left to the process that wrote it."""
 _RETRY_AFTER_MIN: Final = timedelta(seconds=1)
 _RETRY_AFTER_MAX: Final = timedelta(seconds=60)

@@ -29,8 +29,8 @@ FAST_WAITING_MAX: Final = 10_000
 """What does not fit is left to the poller."""
 FAST_LANES: Final = 2
 """While one waits for the database, the other publishes."""
-FAST_AGE_SECONDS_MAX: Final = 0.5
-"""Older ones are left to a poller: they are reserved for 1 s, and a publish takes its time."""
+FAST_AGE_SECONDS_MAX: Final = 1.0
+"""Older ones are left to a poller: a publish takes its time, and so their reservation may run out."""
 POLL: Final = timedelta(milliseconds=250)
 HOLD_SECONDS_MAX: Final = 9.0
 """For one batch: a publish takes 5 s at most, and after 10 s Postgres ends an idle transaction."""
