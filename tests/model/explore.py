@@ -1,13 +1,15 @@
 """Breadth-first exploration: every state, the shortest way to a bad one, who can still finish."""
 
 from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from headway_core.states import DONE, MAY_FOLLOW, JobState
-from tests.model.protocol import CRASHES_MAX, Protocol, State, Step
+from tests.model.invariants import Invariants
+from tests.model.protocol import Protocol
+from tests.model.state import State
 
-STATES_MAX: Final = 500_000
+STATES_MAX: Final = 2_000_000
 
 Parents = dict[State, tuple[State, str] | None]
 
@@ -18,51 +20,58 @@ class Found:
 
     states: int
     broken: str = ""
-    """The first safety violation, with the shortest way to it; empty if there is none."""
+    """The first invariant that does not hold; empty if all do."""
     stuck: int = 0
-    """States from which no way without a further fault leads to a done job."""
-    stuck_way: str = ""
-    """The shortest way to the first of them."""
+    """States from which no way without a further fault leads to the goal."""
+    way: str = ""
+    """The shortest way to the first bad state."""
+
+    @property
+    def verdict(self) -> str:
+        """In words; empty if nothing is wrong."""
+        if self.broken:
+            return f"{self.broken}: {self.way}"
+        return f"{self.stuck} states stuck: {self.way}" if self.stuck else ""
 
 
-def explore(protocol: Protocol, *, charge_allowed: bool = True) -> Found:
-    """Visit every state. Without `charge_allowed` no attempt or crash may be charged to the job."""
+def explore(
+    protocol: Protocol,
+    *,
+    chargeable: Collection[int] = (0, 1),
+    goal: Callable[[State], bool] = lambda state: state.done,
+) -> Found:
+    """Visit every state, or stop at the first that breaks an invariant.
+
+    `chargeable`: the jobs to which an attempt or a crash may be charged. `goal`: what must stay
+    within reach, however far the faults have gone.
+    """
+    invariants = Invariants(protocol, chargeable)
     parents: Parents = {protocol.start: None}
     backwards: dict[State, list[State]] = {}
     waiting = deque([protocol.start])
     while waiting:
         state = waiting.popleft()
         for step in protocol.steps(state):
-            if word := _violation(state, step, charge_allowed=charge_allowed):
-                return Found(len(parents), f"{word}: {_way(parents, state)} > {step.name}")
-            if not step.fault:
-                backwards.setdefault(step.after, []).append(state)
-            if step.after not in parents:
-                parents[step.after] = (state, step.name)
-                waiting.append(step.after)
+            after = step.after
+            word = invariants.broken_by_step(state, after)
+            if after not in parents:
+                word = word or invariants.broken_in(after)
+                parents[after] = (state, step.name)
+                waiting.append(after)
                 assert len(parents) <= STATES_MAX, "too many states: lower the budgets"
-    finishing = _finishing(parents, backwards)
-    stuck = [state for state in parents if state not in finishing]
+            if word:
+                return Found(len(parents), word, 0, f"{_way(parents, state)} > {step.name}")
+            if not step.fault:
+                backwards.setdefault(after, []).append(state)
+    reaching = _reaching(goal, parents, backwards)
+    stuck = [state for state in parents if state not in reaching]
     return Found(len(parents), "", len(stuck), _way(parents, stuck[0]) if stuck else "")
 
 
-def _violation(before: State, step: Step, *, charge_allowed: bool) -> str:
-    job, then = before.job, step.after.job
-    if then.completions > 1:
-        return "two completions"
-    if then.state is not job.state and then.state not in MAY_FOLLOW[job.state]:
-        return f"{then.state.name} follows {job.state.name}"
-    if then.state is JobState.QUEUED and not then.confirmed:
-        return "QUEUED, and the broker never confirmed it"
-    if then.charged and not charge_allowed:
-        return "charged without a fault of the job"
-    if then.crashes > CRASHES_MAX:
-        return "more crashes than the budget"
-    return ""
-
-
-def _finishing(parents: Parents, backwards: dict[State, list[State]]) -> set[State]:
-    good = {state for state in parents if state.job.state in DONE}
+def _reaching(
+    goal: Callable[[State], bool], parents: Parents, backwards: dict[State, list[State]]
+) -> set[State]:
+    good = {state for state in parents if goal(state)}
     waiting = deque(good)
     while waiting:
         for before in backwards.get(waiting.popleft(), ()):
