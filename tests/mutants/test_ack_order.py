@@ -8,12 +8,18 @@ import asyncpg
 import pytest
 
 from headway_core.topology import job_queue
+from tests.worker import stage as staging
 from tests.worker.stage import Stage, alive, eventually
 from tests.worker.stage import stage as set_up
 
+PATIENCE = 60.0
+
 
 @pytest.fixture
-async def stage(database_url: str, amqp_url: str) -> AsyncIterator[Stage]:
+async def stage(
+    database_url: str, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Stage]:
+    monkeypatch.setattr(staging, "PATIENCE", PATIENCE)
     async with set_up(database_url, amqp_url) as found:
         yield found
 
@@ -27,14 +33,16 @@ async def killed_while_it_claims(stage: Stage, handlers: str) -> list[str]:
             async with locker.transaction():
                 job_id = await stage.submit("echo", {"n": 1})
                 await locker.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", job_id)
-                await eventually(lambda: _claims(stage))
+                await eventually(lambda: _claims(stage), within=PATIENCE)
                 worker.children()
                 os.killpg(worker.process.pid, signal.SIGKILL)
-                await eventually(lambda: not any(map(alive, worker.family)))
+                await eventually(lambda: not any(map(alive, worker.family)), within=PATIENCE)
+                # Postgres does not see that the client is gone: let go now, and it would commit.
+                await eventually(lambda: _no_claim(stage), within=PATIENCE)
         finally:
             await locker.close()
     # What the dead connection had in hand is ready again before its consumer is gone.
-    await eventually(lambda: _gone(stage))
+    await eventually(lambda: _gone(stage), within=PATIENCE)
     rows = await stage.database.fetch(
         "SELECT FROM jobs WHERE id = $1 AND state IN (1, 2, 5) "
         "AND NOT EXISTS (SELECT FROM outbox WHERE job_id = $1)",
@@ -51,6 +59,10 @@ async def _claims(stage: Stage) -> bool:
         "WHERE query LIKE '-- claims.claim%' AND wait_event_type = 'Lock'"
     )
     return bool(waiting)
+
+
+async def _no_claim(stage: Stage) -> bool:
+    return not await _claims(stage)
 
 
 async def _gone(stage: Stage) -> bool:

@@ -9,8 +9,7 @@ pytest's --hypothesis-seed repeats them.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import uuid4
@@ -31,19 +30,19 @@ from headway_core import claims, leases, submissions, sweeps
 from headway_core import database as border
 from headway_core.database import Database
 from headway_core.job import RetryPolicy
-from tests.store.machine import operations as op
-from tests.store.machine.operations import HOUR, OUTCOMES, TYPES, Held, Operation, World
+from tests.store.machine import serving, working
+from tests.store.machine.connections import PATIENCE_SECONDS, Store
+from tests.store.machine.reading import Tables, stored, told
 from tests.store.machine.reference import merged
-from tests.store.machine.rows import Tables, stored, told
+from tests.store.machine.working import OUTCOMES
+from tests.store.machine.world import HOUR, NUMBERS_MAX, TYPES, Held, Operation, World
 
 GAMES: Final = int(os.environ.get("HEADWAY_TEST_MACHINE", "0"))
-PATIENCE_SECONDS: Final = 60
-LOOK_SECONDS: Final = 0.002
 WORKERS_MAX: Final = 3
 
 Choice = Callable[[World], Operation | None]
 
-small = st.integers(0, op.NUMBERS_MAX)
+small = st.integers(0, NUMBERS_MAX)
 flags = st.booleans()
 lasting = st.sampled_from(leases.LeaseEnd)
 
@@ -51,26 +50,28 @@ lasting = st.sampled_from(leases.LeaseEnd)
 def choices() -> st.SearchStrategy[Choice]:
     """Operations to be, their jobs, workers and runs told by small numbers."""
     claim = st.builds(
-        _later, st.just(op.claim), jobs=st.lists(small, min_size=1, max_size=2), worker=small
+        _later, st.just(working.claim), jobs=st.lists(small, min_size=1, max_size=2), worker=small
     )
     ends = st.sampled_from([*OUTCOMES])
-    settle = st.builds(_later, st.just(op.settle), run_=small, end=ends, in_hand=flags)
-    end_lease = st.builds(_later, st.just(op.end_lease), worker=small, how=lasting, guilty=flags)
+    settle = st.builds(_later, st.just(working.settle), run_=small, end=ends, in_hand=flags)
+    end_lease = st.builds(
+        _later, st.just(working.end_lease), worker=small, how=lasting, guilty=flags
+    )
     others = [
-        st.builds(_later, st.just(op.relay)),
-        st.builds(_later, st.just(op.mark), job=small, back=st.sampled_from([0, 0, 1])),
-        st.builds(_later, st.just(op.decline), job=small, worker=small),
-        st.builds(_later, st.just(op.step), run_=small, name=st.sampled_from("st")),
-        st.builds(_later, st.just(op.interrupt), run_=small),
-        st.builds(_later, st.just(op.beat), worker=small),
-        st.builds(_later, st.just(op.reap), worker=small),
-        st.builds(_later, st.just(op.redispatch), job=small),
-        st.builds(_later, st.just(op.boost)),
-        st.builds(_later, st.just(op.cancel), job=small),
-        st.builds(_later, st.just(op.replay), job=small),
+        st.builds(_later, st.just(serving.relay)),
+        st.builds(_later, st.just(serving.mark), job=small, back=st.sampled_from([0, 0, 1])),
+        st.builds(_later, st.just(working.decline), job=small, worker=small),
+        st.builds(_later, st.just(working.step), run_=small, name=st.sampled_from("st")),
+        st.builds(_later, st.just(working.interrupt), run_=small),
+        st.builds(_later, st.just(working.beat), worker=small),
+        st.builds(_later, st.just(working.reap), worker=small),
+        st.builds(_later, st.just(serving.redispatch), job=small),
+        st.builds(_later, st.just(serving.boost)),
+        st.builds(_later, st.just(serving.cancel), job=small),
+        st.builds(_later, st.just(serving.replay), job=small),
         st.builds(
             _later,
-            st.just(op.submit),
+            st.just(serving.submit),
             rare=flags,
             key=st.sampled_from([None, "a", "b"]),
             text=st.sampled_from(["x", "x", "y"]),
@@ -99,65 +100,6 @@ def _later(make: Callable[..., Operation | None], **given: Any) -> Choice:
     return _Later(make, tuple(given.items()))
 
 
-class InTransaction:
-    """What looks like a Database, inside a transaction that somebody else ends."""
-
-    def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
-        self._connection = connection
-
-    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        return await self._connection.fetch(query, *arguments)
-
-    async def fetchrow(self, query: str, *arguments: object) -> asyncpg.Record | None:
-        return await self._connection.fetchrow(query, *arguments)
-
-    async def fetchval(self, query: str, *arguments: object) -> Any:
-        return await self._connection.fetchval(query, *arguments)
-
-    async def execute(self, query: str, *arguments: object) -> None:
-        await self._connection.execute(query, *arguments)
-
-    async def transact(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        return await work(self._connection)
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        yield self._connection
-
-
-@dataclass(slots=True)
-class Store:
-    """The connections."""
-
-    runner: asyncio.Runner
-    database: Database
-    second: Database
-    holder: "asyncpg.Connection[Any]"
-
-    def run(self, work: Any) -> Any:
-        """Await it."""
-        return self.runner.run(work)
-
-    async def beside(
-        self, first: Operation, second: Operation, *, commits: bool
-    ) -> tuple[object, object, bool]:
-        """Hold the first open while the second runs: both answers, and whether it waited."""
-        transaction = self.holder.transaction()
-        await transaction.start()
-        held = await first.run(InTransaction(self.holder))
-        task = asyncio.ensure_future(second.run(self.second))
-        waits = False
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not (task.done() or waits):
-                await asyncio.wait([task], timeout=LOOK_SECONDS)
-                waits = not task.done() and await self.database.fetchval(
-                    "SELECT EXISTS (SELECT FROM pg_stat_activity "
-                    "WHERE application_name = 'second' AND wait_event_type = 'Lock')"
-                )
-            await (transaction.commit() if commits else transaction.rollback())
-            return held, await task, waits
-
-
 class Machine(RuleBasedStateMachine):
     """One game."""
 
@@ -174,8 +116,10 @@ class Machine(RuleBasedStateMachine):
         for types in (TYPES[1], TYPES[0]):
             self._register(types)
         for n, rare in enumerate((True, False, False)):
-            self._run(op.submit(self.world, rare=rare, key=None, text="", due=True, patient=False))
-            self._run(op.claim(self.world, jobs=[0], worker=n))
+            self._run(
+                serving.submit(self.world, rare=rare, key=None, text="", due=True, patient=False)
+            )
+            self._run(working.claim(self.world, jobs=[0], worker=n))
 
     @rule(choice=choices())
     def run(self, choice: Choice) -> None:
@@ -364,7 +308,7 @@ def store(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]
         runner.run(close(opened))
 
 
-@pytest.mark.timeout(7200 if GAMES else 120)
+@pytest.mark.timeout(7200 if GAMES else 300)
 def test_the_store_does_what_the_reference_does(store: Store) -> None:
     """P2, P4, P5, P6, P7 and P10 as plain Python says them."""
     run_state_machine_as_test(

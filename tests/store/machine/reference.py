@@ -11,90 +11,14 @@ from uuid import UUID
 
 from headway_core.leases import LeaseEnd
 from headway_core.states import WAITING, EventType, Isolation, JobState
+from tests.store.machine.ends import follows, spent
+from tests.store.machine.tables import JobRow, OutboxRow, WorkerRow
 
-MAX_ATTEMPTS: Final = 3
-CRASHES_MAX: Final = 3
-PRIORITY: Final = 4
 STARVING_PRIORITY: Final = 9
 NONE: Final[frozenset[UUID]] = frozenset()
 
 Key = TypeVar("Key")
 Row = TypeVar("Row")
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An entry of a history; its sequence is its place."""
-
-    type: EventType
-    state: JobState
-    attempt: int
-    run_epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class JobRow:
-    """A job with its history."""
-
-    type: str
-    due: bool | None
-    """Of a PENDING or FAILED job."""
-    patient: bool
-    """Whether it waits before a retry."""
-    state: JobState = JobState.PENDING
-    sequence: int = 1
-    dispatch_no: int = 1
-    run_epoch: int = 0
-    worker: UUID | None = None
-    claim: UUID | None = None
-    attempt: int = 0
-    failures: int = 0
-    crashes: int = 0
-    declines: int = 0
-    replays: int = 0
-    isolation: Isolation = Isolation.NONE
-    cancel_asked: bool = False
-    boosted: bool = False
-    error: str | None = None
-    events: tuple[Event, ...] = (Event(EventType.SUBMITTED, JobState.PENDING, 0, 0),)
-
-    @property
-    def claimable(self) -> bool:
-        """Whether it waits and is due."""
-        return self.state in WAITING and self.due is not False
-
-    def after(self, event: EventType, **changes: object) -> "JobRow":
-        """With changes and the event that tells of them."""
-        job = replace(self, **changes)  # type: ignore[arg-type]
-        told = Event(event, job.state, job.attempt, job.run_epoch)
-        return replace(job, sequence=job.sequence + 1, events=(*job.events, told))
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
-    """A message to be published."""
-
-    job: UUID
-    dispatch_no: int
-    priority: int = PRIORITY
-    dead: bool = False
-    due: bool = True
-    reserved: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerRow:
-    """A lease."""
-
-    types: frozenset[str]
-    lapsed: bool = False
-    how: LeaseEnd | None = None
-    company: int | None = None
-
-    @property
-    def live(self) -> bool:
-        """Whether it may claim."""
-        return self.how is None and not self.lapsed
 
 
 _numbers = count(1)
@@ -232,33 +156,8 @@ class Reference:
         return ("Settled", self.jobs[id_].state, self.jobs[id_].sequence)
 
     def _end(self, id_: UUID, end: str, *, own: bool = False, in_hand: bool = False) -> None:
-        job = self.jobs[id_]
-        failures, crashes, isolation, error = job.failures, job.crashes, job.isolation, job.error
-        state, event, due = JobState.PENDING, EventType.INTERRUPTED, True
-        match end:
-            case "succeeded":
-                state, event = JobState.COMPLETED, EventType.COMPLETED
-            case "failed" | "timed out" | "failed for good":
-                failures, error, due = failures + 1, end, not job.patient
-                state, event = JobState.FAILED, EventType.RETRY_SCHEDULED
-                if failures >= MAX_ATTEMPTS or end == "failed for good":
-                    state, event = JobState.DEAD, EventType.DEAD
-                if end == "timed out":
-                    isolation = max(isolation, Isolation.CHILD)
-            case "lost":
-                crashes, error = crashes + 1, end
-                isolation = max(isolation, Isolation.CHILD)
-                state, event = JobState.FAILED, EventType.RETRY_SCHEDULED
-                if crashes >= CRASHES_MAX:
-                    state, event = JobState.DEAD, EventType.DEAD
-            case "suspect":
-                isolation = Isolation.CHILD if isolation is Isolation.NONE else Isolation.ALONE
-            case "snoozed":
-                event, due = EventType.SNOOZED, False
-            case "cancelled":
-                state, event = JobState.CANCELLED, EventType.CANCELLED
-            case "interrupted":
-                pass
+        job = spent(self.jobs[id_], end)
+        state, event, due = follows(job, end)
         if job.cancel_asked and state is not JobState.COMPLETED:
             state, event = JobState.CANCELLED, EventType.CANCELLED
         again = state in WAITING
@@ -267,11 +166,8 @@ class Reference:
             state=state,
             due=due if again else None,
             claim=job.claim if own else None,
-            failures=failures,
-            crashes=crashes,
-            isolation=isolation,
             dispatch_no=job.dispatch_no + again,
-            error=None if state is JobState.COMPLETED else error,
+            error=None if state is JobState.COMPLETED else job.error,
         )
         if again:
             self.send(id_, due=due)

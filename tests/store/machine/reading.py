@@ -7,7 +7,8 @@ from uuid import UUID
 from headway_core.database import Connection, Database
 from headway_core.leases import LeaseEnd
 from headway_core.states import EventType, Isolation, JobState
-from tests.store.machine.reference import Event, JobRow, OutboxRow, Reference, WorkerRow
+from tests.store.machine.reference import Reference
+from tests.store.machine.tables import Event, JobRow, OutboxRow, WorkerRow
 
 _ERRORS = {"Timeout": "timed out", "WorkerLost": "lost"}
 _JOBS = """
