@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from headway_core import claims, leases, submissions, sweeps
+from headway_core import claims, leases, outbox, submissions, sweeps
 from headway_core import database as border
 from headway_core.database import Database
 from headway_core.job import RetryPolicy
@@ -35,7 +35,7 @@ from tests.store.machine.connections import PATIENCE_SECONDS, Store
 from tests.store.machine.reading import Tables, stored, told
 from tests.store.machine.reference import merged
 from tests.store.machine.working import OUTCOMES
-from tests.store.machine.world import HOUR, NUMBERS_MAX, TYPES, Held, Operation, World
+from tests.store.machine.world import FITTING_MAX, HOUR, NUMBERS_MAX, TYPES, Held, Operation, World
 
 GAMES: Final = int(os.environ.get("HEADWAY_TEST_MACHINE", "0"))
 WORKERS_MAX: Final = 3
@@ -52,7 +52,7 @@ def choices() -> st.SearchStrategy[Choice]:
     claim = st.builds(
         _later, st.just(working.claim), jobs=st.lists(small, min_size=1, max_size=2), worker=small
     )
-    ends = st.sampled_from([*OUTCOMES])
+    ends = st.sampled_from([*OUTCOMES, "failed for good", "failed for good"])
     settle = st.builds(_later, st.just(working.settle), run_=small, end=ends, in_hand=flags)
     end_lease = st.builds(
         _later, st.just(working.end_lease), worker=small, how=lasting, guilty=flags
@@ -141,11 +141,16 @@ class Machine(RuleBasedStateMachine):
         """A try of long ago reaches Postgres only now."""
         self._run(self.past[-min(back, len(self.past))])
 
-    @rule(first=choices(), second=choices(), commits=flags)
-    def race(self, first: Choice, second: Choice, commits: bool) -> None:
-        """The second meets the first's locks."""
+    @rule(first=choices(), second=choices(), commits=flags, n=small)
+    def race(self, first: Choice, second: Choice, commits: bool, n: int) -> None:
+        """The second meets the first's locks, most of the time at the same job."""
         self._staff()
-        self._race(first(self.world), second(self.world), commits=commits)
+        if n <= FITTING_MAX:
+            self.world.focus = self.world.job(n, lambda job: job.run_epoch > 0)
+        try:
+            self._race(first(self.world), second(self.world), commits=commits)
+        finally:
+            self.world.focus = None
 
     @rule(choice=choices(), commits=flags)
     def race_itself(self, choice: Choice, commits: bool) -> None:
@@ -311,16 +316,30 @@ def store(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]
 @pytest.mark.timeout(7200 if GAMES else 300)
 def test_the_store_does_what_the_reference_does(store: Store) -> None:
     """P2, P4, P5, P6, P7 and P10 as plain Python says them."""
+    _play(store, [Phase.generate, Phase.shrink])
+
+
+def test_a_mark_without_its_guard_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison can fail."""
+    name, guard = "mark_queued", "AND locked.dispatch_no = item.dispatch_no"
+    assert guard in outbox.SQL.texts[name]
+    mutated = {**outbox.SQL.texts, name: outbox.SQL.texts[name].replace(guard, "")}
+    monkeypatch.setattr(outbox.SQL, "texts", mutated)
+    with pytest.raises(AssertionError, match="mark"):
+        _play(store, [Phase.generate])
+
+
+def _play(store: Store, phases: list[Phase]) -> None:
     run_state_machine_as_test(
         lambda: Machine(store),
         settings=settings(
-            max_examples=GAMES or 40,
+            max_examples=GAMES or 50,
             stateful_step_count=80 if GAMES else 40,
             derandomize=not GAMES,
             database=None,
             deadline=None,
             print_blob=bool(GAMES),
-            phases=[Phase.generate, Phase.shrink],
+            phases=phases,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -87,7 +87,8 @@ def _told(outcome: claims.ClaimOutcome | claims.DeclineOutcome) -> object:
 
 def decline(world: World, *, job: int, worker: int) -> Operation:
     """A worker gives back what it has no handler for."""
-    job_id, worker_id = world.job(job, _waits), world.worker(worker)
+    job_id = world.job(job, _waits)
+    worker_id = world.worker(worker, world.reference.jobs[job_id].type, lacks=True)
     number = world.reference.jobs[job_id].dispatch_no
     types = world.reference.workers[worker_id].types
 

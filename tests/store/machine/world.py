@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 JOBS: Final = 5
 NUMBERS_MAX: Final = 9
-FITTING_MAX: Final = 7
+FITTING_MAX: Final = 6
 HOUR: Final = timedelta(hours=1)
 TYPES: Final = (frozenset({"noop"}), frozenset({"noop", "rare"}), frozenset({"rare"}))
 
@@ -57,23 +57,30 @@ class World:
     reference: Reference = field(default_factory=Reference)
     workers: list[UUID] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
+    focus: UUID | None = None
+    """The job that two operations are to meet at."""
 
     def job(self, n: int, wanted: Callable[[JobRow], bool]) -> UUID:
         """One of the last few jobs, by preference one of which something can become."""
+        if self.focus is not None:
+            return self.focus
         recent = list(self.reference.jobs)[-JOBS:]
         fit = [id_ for id_ in recent if wanted(self.reference.jobs[id_])]
         return _choose(n, fit, recent)
 
-    def worker(self, n: int, type_: str | None = None) -> UUID:
-        """One of the present workers, by preference a live one that has the type."""
+    def worker(self, n: int, type_: str | None = None, *, lacks: bool = False) -> UUID:
+        """One of the present workers, by preference a live one that has the type, or lacks it."""
         rows = self.reference.workers
         live = [id_ for id_ in self.workers if rows[id_].live]
-        fit = [id_ for id_ in live if type_ is None or type_ in rows[id_].types]
+        fit = [id_ for id_ in live if type_ is None or (type_ in rows[id_].types) is not lacks]
+        if self.focus is not None and n % 2:
+            fit = [id_ for id_ in live if id_ == self.reference.jobs[self.focus].worker]
         return _choose(n, fit or live, self.workers)
 
     def run_of(self, n: int) -> Held | None:
         """One of the last few runs that a worker holds, or thinks it does."""
-        recent = self.held[-JOBS:]
+        ours = [one for one in self.held if one.claim.job_id == self.focus]
+        recent = (ours or self.held)[-JOBS:]
         going = [
             one
             for one in recent
