@@ -10,7 +10,8 @@ pytest's --hypothesis-seed repeats them.
 import asyncio
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from random import Random
 from typing import Any, Final
 from uuid import uuid4
 
@@ -40,64 +41,81 @@ from tests.store.machine.world import FITTING_MAX, HOUR, NUMBERS_MAX, TYPES, Hel
 GAMES: Final = int(os.environ.get("HEADWAY_TEST_MACHINE", "0"))
 WORKERS_MAX: Final = 3
 
-Choice = Callable[[World], Operation | None]
-
-small = st.integers(0, NUMBERS_MAX)
-flags = st.booleans()
-lasting = st.sampled_from(leases.LeaseEnd)
+Draw = Callable[[Random], Any]
 
 
-def choices() -> st.SearchStrategy[Choice]:
-    """Operations to be, their jobs, workers and runs told by small numbers."""
-    claim = st.builds(
-        _later, st.just(working.claim), jobs=st.lists(small, min_size=1, max_size=2), worker=small
-    )
-    ends = st.sampled_from([*OUTCOMES, "failed for good", "failed for good"])
-    settle = st.builds(_later, st.just(working.settle), run_=small, end=ends, in_hand=flags)
-    end_lease = st.builds(
-        _later, st.just(working.end_lease), worker=small, how=lasting, guilty=flags
-    )
-    others = [
-        st.builds(_later, st.just(serving.relay)),
-        st.builds(_later, st.just(serving.mark), job=small, back=st.sampled_from([0, 0, 1])),
-        st.builds(_later, st.just(working.decline), job=small, worker=small),
-        st.builds(_later, st.just(working.step), run_=small, name=st.sampled_from("st")),
-        st.builds(_later, st.just(working.interrupt), run_=small),
-        st.builds(_later, st.just(working.beat), worker=small),
-        st.builds(_later, st.just(working.reap), worker=small),
-        st.builds(_later, st.just(serving.redispatch), job=small),
-        st.builds(_later, st.just(serving.boost)),
-        st.builds(_later, st.just(serving.cancel), job=small),
-        st.builds(_later, st.just(serving.replay), job=small),
-        st.builds(
-            _later,
-            st.just(serving.submit),
-            rare=flags,
-            key=st.sampled_from([None, "a", "b"]),
-            text=st.sampled_from(["x", "x", "y"]),
-            due=flags,
-            patient=flags,
-        ),
-    ]
-    # Runs must begin before anything can become of them.
-    every = [*[claim] * 5, *[settle] * 4, *[end_lease] * 2, *others]
-    return st.integers(0, len(every) - 1).flatmap(every.__getitem__)
+def _one_of(*values: Any) -> Draw:
+    return lambda random: random.choice(values)
 
 
-@dataclass(frozen=True)
-class _Later:
-    make: Callable[..., Operation | None]
-    given: tuple[tuple[str, Any], ...]
+_number: Final = _one_of(*range(NUMBERS_MAX + 1))
+_flag: Final = _one_of(False, True)
+
+# How often each is tried, and with what. Runs must begin before anything can become of them.
+TRANSITIONS: Final[dict[Callable[..., Operation | None], tuple[int, dict[str, Draw]]]] = {
+    working.claim: (
+        5,
+        {
+            "jobs": lambda random: [_number(random) for _ in range(random.choice((1, 1, 2)))],
+            "worker": _number,
+        },
+    ),
+    working.settle: (
+        4,
+        {
+            "run_": _number,
+            "end": _one_of(*OUTCOMES, "failed for good", "failed for good"),
+            "in_hand": _flag,
+        },
+    ),
+    working.end_lease: (
+        2,
+        {"worker": _number, "how": _one_of(*leases.LeaseEnd), "guilty": _flag},
+    ),
+    working.decline: (2, {"job": _number, "worker": _number}),
+    working.step: (1, {"run_": _number, "name": _one_of("s", "t")}),
+    working.interrupt: (1, {"run_": _number}),
+    working.beat: (1, {"worker": _number}),
+    working.reap: (2, {"worker": _number}),
+    serving.relay: (2, {}),
+    serving.mark: (2, {"job": _number, "back": _one_of(0, 0, 1)}),
+    serving.redispatch: (1, {"job": _number}),
+    serving.boost: (1, {}),
+    serving.cancel: (1, {"job": _number}),
+    serving.replay: (2, {"job": _number}),
+    serving.submit: (
+        2,
+        {
+            "rare": _flag,
+            "key": _one_of(None, "a", "b"),
+            "text": _one_of("x", "x", "y"),
+            "due": _one_of(True, True, False),
+            "patient": _flag,
+        },
+    ),
+}
+
+
+class Choice:
+    """A transition and its arguments, by lot: Hypothesis alone tries a few kinds far too often."""
+
+    def __init__(self, lot: int) -> None:
+        random = Random(lot)
+        weights = [weight for weight, _ in TRANSITIONS.values()]
+        (self._make,) = random.choices([*TRANSITIONS], weights)
+        self._given = {name: draw(random) for name, draw in TRANSITIONS[self._make][1].items()}
 
     def __call__(self, world: World) -> Operation | None:
-        return self.make(world, **dict(self.given))
+        return self._make(world, **self._given)
 
     def __repr__(self) -> str:
-        return f"{self.make.__name__}({', '.join(f'{k}={v!r}' for k, v in self.given)})"
+        return f"{self._make.__name__} {self._given}"
 
 
-def _later(make: Callable[..., Operation | None], **given: Any) -> Choice:
-    return _Later(make, tuple(given.items()))
+lots = st.integers(0, 2**32 - 1)
+choices = lots.map(Choice)
+numbers = lots.map(lambda lot: Random(lot).randint(0, NUMBERS_MAX))
+flags = st.booleans()
 
 
 class Machine(RuleBasedStateMachine):
@@ -121,14 +139,14 @@ class Machine(RuleBasedStateMachine):
             )
             self._run(working.claim(self.world, jobs=[0], worker=n))
 
-    @rule(choice=choices())
+    @rule(choice=choices)
     def run(self, choice: Choice) -> None:
         """Whatever it is."""
         self._staff()
         if operation := choice(self.world):
             self._run(operation)
 
-    @rule(choice=choices())
+    @rule(choice=choices)
     def run_twice(self, choice: Choice) -> None:
         """Its first reply was lost."""
         if operation := choice(self.world):
@@ -141,7 +159,7 @@ class Machine(RuleBasedStateMachine):
         """A try of long ago reaches Postgres only now."""
         self._run(self.past[-min(back, len(self.past))])
 
-    @rule(first=choices(), second=choices(), commits=flags, n=small)
+    @rule(first=choices, second=choices, commits=flags, n=numbers)
     def race(self, first: Choice, second: Choice, commits: bool, n: int) -> None:
         """The second meets the first's locks, most of the time at the same job."""
         self._staff()
@@ -152,13 +170,13 @@ class Machine(RuleBasedStateMachine):
         finally:
             self.world.focus = None
 
-    @rule(choice=choices(), commits=flags)
+    @rule(choice=choices, commits=flags)
     def race_itself(self, choice: Choice, commits: bool) -> None:
         """A rerun begins while the original still runs."""
         operation = choice(self.world)
         self._race(operation, operation, commits=commits)
 
-    @rule(what=st.sampled_from(["time", "time", "time", "lapse", "worker"]), n=small)
+    @rule(what=st.sampled_from(["time", "time", "time", "lapse", "worker"]), n=numbers)
     def world_changes(self, what: str, n: int) -> None:
         """What nobody's transition brings about."""
         match what:
