@@ -30,7 +30,7 @@ FAST_WAITING_MAX: Final = 10_000
 FAST_LANES: Final = 2
 """While one waits for the database, the other publishes."""
 FAST_AGE_SECONDS_MAX: Final = 1.0
-"""Older ones are left to a poller: a publish takes its time, and so their reservation may run out."""
+"""Older ones are left to a poller: a publish takes its time, and a reservation runs out."""
 POLL: Final = timedelta(milliseconds=250)
 HOLD_SECONDS_MAX: Final = 9.0
 """For one batch: a publish takes 5 s at most, and after 10 s Postgres ends an idle transaction."""
