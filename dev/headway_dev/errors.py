@@ -13,5 +13,9 @@ class DirectoryBusy(DevError):
     """Another living process owns this directory of private services."""
 
 
+class DirectoryUnusable(DevError):
+    """This is no directory, or not ours to write to."""
+
+
 class ServiceFailed(DevError):
     """A service did not start, or ended when it should run; carries the end of its log."""

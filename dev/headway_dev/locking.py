@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from headway_dev.errors import DirectoryBusy
+from headway_dev.errors import DirectoryBusy, DirectoryUnusable
 from headway_dev.processes import is_alive
 
 LOCK_FILE = "lock"
@@ -23,10 +23,15 @@ def directory_lock(directory: Path, *, patience_seconds: float = GUARDIAN_SECOND
 
     The lock is `flock`, so it ends with its last holder, however that dies. A dead owner's guardian
     holds it too until all is cleaned up: that is waited for. Raises DirectoryBusy when the owner
-    lives.
+    lives, DirectoryUnusable when there is no such directory to be had.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise DirectoryUnusable(
+            f"{directory} cannot be used: {error.strerror}; choose another directory"
+        ) from error
     try:
         _acquire(descriptor, directory, patience_seconds=patience_seconds)
         os.ftruncate(descriptor, 0)

@@ -30,9 +30,9 @@ class State:
 
     @classmethod
     def load(cls, directory: Path) -> "State":
-        """Read the state of this directory; an absent or broken file is an empty state."""
+        """Read the state of this directory; an absent, unreadable or broken file is an empty one."""
         state = cls(directory / STATE_FILE)
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             stored = json.loads(state.path.read_text())
             state.services = dict(stored["services"])
             state.processes = {

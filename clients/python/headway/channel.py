@@ -48,6 +48,10 @@ def resolve(target: str | None) -> str:
     is the way to do that). Raises InvalidTarget, a ValueError, for what cannot be reached.
     """
     given = target or os.environ.get("HEADWAY_TARGET") or DEFAULT_TARGET
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidTarget(f"target {given!a}: is not Unicode text") from error
     if given.startswith(("http:", "https:")):
         raise InvalidTarget(f"target {given!r}: write HOST:PORT, without http")
     if given.startswith(("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")):

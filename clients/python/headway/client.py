@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from headway import convert, requests, v1
+from headway import convert, requests
 from headway.connection import Connection, Settings, seconds
 from headway.cursor import Cursor
 from headway.errors import Unavailable, WaitTimeout
@@ -154,7 +154,7 @@ class Client:
 
         A running job may still complete. The job is returned as it stands.
         """
-        request = v1.CancelJobRequest(job_id=job_id, reason=reason)
+        request = requests.cancel(job_id, reason=reason)
         response = await self._connection.call(self._connection.stub.CancelJob, request)
         return convert.job(response.job)
 

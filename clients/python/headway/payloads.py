@@ -67,6 +67,7 @@ def _fill(struct: Struct, mapping: Mapping[Any, object], path: str, depth: int) 
     for key, value in mapping.items():
         if not isinstance(key, str):
             raise _refuse(path, f"JSON keys are strings, not {_name(key)} ({key!r})")
+        _check_text(key, path)
         _put(struct.fields[key], value, f"{path}.{key}", depth + 1)
 
 
@@ -85,6 +86,7 @@ def _put(target: Value, value: object, path: str, depth: int) -> None:
                 raise _refuse(path, f"JSON has no {value}")
             target.number_value = value
         case str():
+            _check_text(value, path)
             target.string_value = value
         case Mapping():
             _fill(target.struct_value, value, path, depth)
@@ -96,6 +98,13 @@ def _put(target: Value, value: object, path: str, depth: int) -> None:
                 _put(target.list_value.values.add(), item, f"{path}[{index}]", depth + 1)
         case _:
             raise _refuse(path, f"JSON has no {_name(value)}; send a string or a number")
+
+
+def _check_text(text: str, path: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _refuse(path, "is not Unicode text: it has half of a surrogate pair") from error
 
 
 def _dict(struct: Struct) -> dict[str, object]:

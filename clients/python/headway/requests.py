@@ -3,12 +3,14 @@
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headway import convert, v1
 from headway.convert import duration, state_number, timestamp
-from headway.errors import JobCancelled, JobDied
+from headway.errors import InvalidRequest, JobCancelled, JobDied, Violation
 from headway.jobs import DeadLetterFilter, Job, JobState, PayloadOut, RetryPolicy, Submission
 from headway.payloads import encode
 
@@ -16,10 +18,13 @@ PAGE_SIZE = 1000
 FULL_PAGE_SIZE = 50
 """Jobs a page when payloads and results come along: at most 25 MiB."""
 
+MessageT = TypeVar("MessageT", bound=Message)
+
 
 def submit(submission: Submission) -> v1.SubmitJobRequest:
     """One job. Without a key of the caller's it gets a random one, so that a retry is safe."""
-    request = v1.SubmitJobRequest(
+    request = _build(
+        v1.SubmitJobRequest,
         type=submission.type,
         queue=submission.queue or "",
         payload=encode(submission.payload),
@@ -67,7 +72,12 @@ def outcome(job: Job) -> PayloadOut:
 
 def get(job_id: str, *, full: bool) -> v1.GetJobRequest:
     """One job."""
-    return v1.GetJobRequest(job_id=job_id, view=_view(full))
+    return _build(v1.GetJobRequest, job_id=job_id, view=_view(full))
+
+
+def cancel(job_id: str, *, reason: str) -> v1.CancelJobRequest:
+    """One job, and why."""
+    return _build(v1.CancelJobRequest, job_id=job_id, reason=reason)
 
 
 def list_jobs(
@@ -82,9 +92,10 @@ def list_jobs(
     limit: int | None,
 ) -> v1.ListJobsRequest:
     """The first page; its answer's token goes into the next."""
-    return v1.ListJobsRequest(
+    return _build(
+        v1.ListJobsRequest,
         page_size=_page_size(limit, FULL_PAGE_SIZE if full else PAGE_SIZE),
-        states=map(state_number, [states] if isinstance(states, str) else states),
+        states=list(map(state_number, [states] if isinstance(states, str) else states)),
         type=type or "",
         queue=queue or "",
         labels=labels,
@@ -98,7 +109,8 @@ def dead_letter_filter(chosen: DeadLetterFilter | None) -> v1.DeadLetterFilter |
     """Which dead letters; None if nothing narrows them down."""
     if chosen is None:
         return None
-    request = v1.DeadLetterFilter(
+    request = _build(
+        v1.DeadLetterFilter,
         type=chosen.type or "",
         queue=chosen.queue or "",
         fingerprint=chosen.fingerprint or "",
@@ -112,7 +124,8 @@ def dead_letters(
     chosen: DeadLetterFilter | None, *, group: bool, limit: int | None
 ) -> v1.ListDeadLettersRequest:
     """The first page of dead letters, or all the groups that are wanted."""
-    return v1.ListDeadLettersRequest(
+    return _build(
+        v1.ListDeadLettersRequest,
         page_size=_page_size(limit, PAGE_SIZE), filter=dead_letter_filter(chosen), group=group
     )
 
@@ -125,7 +138,8 @@ def replay(
     max_jobs: int | None,
 ) -> v1.ReplayDeadLetterRequest:
     """One job by ID, those that a filter chooses, or all."""
-    return v1.ReplayDeadLetterRequest(
+    return _build(
+        v1.ReplayDeadLetterRequest,
         job_id=chosen if isinstance(chosen, str) else "",
         filter=None if isinstance(chosen, str) else dead_letter_filter(chosen),
         allow_all=allow_all,
@@ -139,14 +153,36 @@ def watch(
 ) -> v1.WatchJobRequest:
     """A stream of one job's updates."""
     interval = None if min_progress_interval is None else duration(min_progress_interval)
-    return v1.WatchJobRequest(
+    return _build(
+        v1.WatchJobRequest,
         job_id=job_id, after_sequence=after_sequence, min_progress_interval=interval
     )
 
 
+def _build(kind: type[MessageT], **fields: Any) -> MessageT:
+    """Make a message. Raises InvalidRequest, naming the fields that no message can hold."""
+    try:
+        return kind(**fields)
+    except ValueError as error:
+        wrong = [_violation(kind, name, value) for name, value in fields.items()]
+        violations = tuple(violation for violation in wrong if violation)
+        raise InvalidRequest(str(error), violations) from error
+
+
+def _violation(kind: type[Message], name: str, value: object) -> Violation | None:
+    try:
+        kind(**{name: value})
+    except UnicodeEncodeError:
+        return Violation(name, "is not Unicode text")
+    except ValueError:
+        return Violation(name, f"{value!r:.40} is out of range")
+    return None
+
+
 def _retry_policy(policy: RetryPolicy) -> v1.RetryPolicy:
     initial, longest = policy.initial_backoff, policy.max_backoff
-    return v1.RetryPolicy(
+    return _build(
+        v1.RetryPolicy,
         max_attempts=policy.max_attempts,
         initial_backoff=None if initial is None else duration(initial),
         max_backoff=None if longest is None else duration(longest),

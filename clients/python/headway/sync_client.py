@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from headway import convert, requests, v1
+from headway import convert, requests
 from headway.connection import BlockingConnection, Settings, seconds
 from headway.cursor import Cursor
 from headway.errors import Unavailable, WaitTimeout
@@ -153,7 +153,7 @@ class SyncClient:
 
         A running job may still complete. The job is returned as it stands.
         """
-        request = v1.CancelJobRequest(job_id=job_id, reason=reason)
+        request = requests.cancel(job_id, reason=reason)
         response = self._connection.call(self._connection.stub.CancelJob, request)
         return convert.job(response.job)
 

@@ -16,6 +16,9 @@ ANSWER_SECONDS = 3.0
 
 async def check_server(target: str) -> AsyncIterator[Finding]:
     """Ask for the health of our service."""
+    if not target.isascii():
+        yield wrong(SUBJECT, f"{target!a} is no address", "write HOST:PORT in ASCII")
+        return
     async with grpc.aio.insecure_channel(target) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
@@ -63,4 +66,4 @@ def _no_health(target: str, code: grpc.StatusCode) -> Finding:
 def _is_taken_here(target: str) -> bool:
     host, _, port = target.rpartition(":")
     host = host.rpartition("/")[2].strip("[]")
-    return port.isdigit() and ports.answers(int(port), host=host or ports.LOOPBACK)
+    return port.isdecimal() and ports.answers(int(port), host=host or ports.LOOPBACK)

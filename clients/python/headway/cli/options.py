@@ -80,6 +80,8 @@ def json_object(source: str) -> dict[str, object]:
         value = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise UsageError(f"--json: not JSON: {error}") from error
+    except RecursionError as error:
+        raise UsageError("--json: is nested too deeply") from error
     if not isinstance(value, dict):
         raise UsageError('--json: a payload is an object, as {"country": "FR"}')
     return value
