@@ -18,6 +18,7 @@ from aio_pika.connection import make_url
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from pydantic import SecretStr
 
+from headway_core import lenient_frames
 from headway_core.broker_border import LoginRefused, broker_border, reason_of
 from headway_core.errors import BrokerUnavailable, TopologyMismatch
 
@@ -35,6 +36,8 @@ STEADY_SECONDS: Final = 10.0
 """A connection that lived this long was good, and the next backoff starts from the beginning."""
 
 log = structlog.get_logger(__name__)
+
+lenient_frames.install()
 
 Use = Callable[[AbstractConnection], Awaitable[None]]
 Trouble = BrokerUnavailable | TopologyMismatch

@@ -12,6 +12,7 @@ from pamqp.commands import Basic
 
 from headway_core import trace_context
 from headway_core.job import Dispatch
+from headway_core.lenient_frames import UNREADABLE
 from headway_core.trace_context import TraceContext
 
 CONTENT_TYPE: Final = "application/json"
@@ -85,6 +86,8 @@ def decode(message: Incoming) -> Delivered | Malformed:
 
     A trace context that is none is ignored, as the W3C asks.
     """
+    if UNREADABLE in message.headers:
+        return Malformed(f"its properties cannot be read: {message.headers[UNREADABLE]}")
     if written := _WRITTEN.fullmatch(message.body):  # nearly always
         job_id, dispatch_no = written[1].decode(), int(written[2])
     else:
