@@ -3,7 +3,7 @@
 import json
 import re
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 HIDDEN: Final = "***"
 
@@ -21,6 +21,8 @@ def redact(text: str) -> str:
 def url_secrets(*urls: str) -> frozenset[str]:
     """Find the passwords in URLs, in every spelling that a log line may have of them."""
     passwords = {urlsplit(url).password or "" for url in urls}
+    # libpq's other spelling: postgresql://host/name?user=…&password=…
+    passwords |= {word for url in urls for word in parse_qs(urlsplit(url).query).get("password", ())}
     passwords |= {unquote(password) for password in passwords}
     spellings = passwords | {json.dumps(password)[1:-1] for password in passwords}
     return frozenset(text for text in spellings if len(text) >= _SECRET_LENGTH_MIN)
