@@ -4,7 +4,8 @@ Event names are constants in snake case, facts are keywords:
 
     log.warning("lease_lapsed", worker_id=str(worker_id))
 
-What must never be logged: payloads, results, idempotency keys. Passwords are taken out of the
+What must never be logged: payloads, results, idempotency keys, and texts of exceptions, which quote
+them: of an exception our lines show the stack and the class. Passwords are taken out of the
 finished line here, wherever in it they stand, but that is the second line of defence.
 """
 
@@ -21,6 +22,7 @@ from structlog.typing import Processor
 
 from headway_core.redaction import hide, url_secrets
 from headway_core.settings import CoreSettings, LogFormat
+from headway_core.stacks import stack_of
 
 QUIET: Final = {
     # They write a line for every frame at DEBUG, passwords and payloads included, and at ERROR
@@ -109,11 +111,29 @@ class _HidingFormatter(structlog.stdlib.ProcessorFormatter):
 
 
 def _rendering(chosen: LogFormat, stream: TextIO) -> list[Processor]:
-    # Plain tracebacks in both: the prettier ones show the values of local variables.
     if chosen is LogFormat.CONSOLE or (chosen is LogFormat.AUTO and stream.isatty()):
-        plain = structlog.dev.plain_traceback
-        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        return [_show_exception, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    return [_show_exception, structlog.processors.JSONRenderer(default=str)]
+
+
+def _show_exception(
+    logger: object, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Put the stack of an exception on the line; its text only if it was user code that logs it."""
+    name = str(event.get("logger"))
+    if not name.startswith("headway_") and name.partition(".")[0] not in QUIET:
+        return structlog.processors.format_exc_info(logger, method, event)
+    match event.pop("exc_info", None):
+        case BaseException() as error:
+            event["exception"] = stack_of(error)
+        case (_, BaseException() as error, _):
+            event["exception"] = stack_of(error)
+        case None | False | (None, None, None):
+            pass
+        case _:
+            if (current := sys.exception()) is not None:
+                event["exception"] = stack_of(current)
+    return event
 
 
 def add_job(

@@ -22,7 +22,8 @@ def url_secrets(*urls: str) -> frozenset[str]:
     """Find the passwords in URLs, in every spelling that a log line may have of them."""
     passwords = {urlsplit(url).password or "" for url in urls}
     # libpq's other spelling: postgresql://host/name?user=…&password=…
-    passwords |= {word for url in urls for word in parse_qs(urlsplit(url).query).get("password", ())}
+    for url in urls:
+        passwords.update(parse_qs(urlsplit(url).query).get("password", ()))
     passwords |= {unquote(password) for password in passwords}
     spellings = passwords | {json.dumps(password)[1:-1] for password in passwords}
     return frozenset(text for text in spellings if len(text) >= _SECRET_LENGTH_MIN)

@@ -16,6 +16,7 @@ from headway_core.outcomes import (
     TimedOut,
     WorkerLost,
 )
+from headway_core.stacks import class_of
 from headway_worker.endings import Ending, Raised, Returned, Stop
 from headway_worker.handler_errors import PermanentError, RetryLater
 from headway_worker.values import result_content
@@ -39,11 +40,8 @@ def judge(ending: Ending) -> UserOutcome:
     """
     match ending:
         case Returned(value):
-            try:
-                return Succeeded(result_content(value))
-            except PermanentError as error:
-                return Failed(JobError("ResultRefused", str(error), retryable=False))
-        case Raised(RetryLater(after=after)):
+            return _judge_result(value)
+        case Raised(RetryLater(after=timedelta() as after)):
             return Snoozed(after)
         case Raised(error):
             return Failed(describe(error))
@@ -77,16 +75,22 @@ def conclude(
 
 def describe(error: BaseException) -> JobError:
     """Name an exception for the job's row: its class and text. The stack goes to the log alone."""
-    kind = type(error)
-    name = kind.__qualname__
-    if kind.__module__ not in ("builtins", "__main__", "headway_worker.handler_errors"):
-        name = f"{kind.__module__}.{name}"
     try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - user code: __str__ may do anything
+        text = storable_text("".join(str(error)), ERROR_BYTES_MAX)
+    except BaseException:  # noqa: BLE001 - user code: __str__ may do anything, even exit
         text = "(its text cannot be read)"
     return JobError(
-        type=storable_text(name, TYPE_BYTES_MAX),
-        message=storable_text(text, ERROR_BYTES_MAX),
+        type=storable_text(class_of(error), TYPE_BYTES_MAX),
+        message=text,
         retryable=not isinstance(error, PermanentError),
     )
+
+
+def _judge_result(value: object) -> UserOutcome:
+    try:
+        return Succeeded(result_content(value))
+    except PermanentError as error:
+        reason = str(error)
+    except BaseException as error:  # noqa: BLE001 - user code: a dict of one's own may do anything
+        reason = f"the result cannot be read: {class_of(error)}"
+    return Failed(JobError("ResultRefused", storable_text(reason, ERROR_BYTES_MAX), False))
