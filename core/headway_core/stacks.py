@@ -1,4 +1,4 @@
-"""Where an exception came from, without what it says: its text may quote a payload or a password."""
+"""Where an exception came from, without what it says: its text may quote a payload."""
 
 import traceback
 from collections.abc import Iterator

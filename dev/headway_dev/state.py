@@ -30,7 +30,7 @@ class State:
 
     @classmethod
     def load(cls, directory: Path) -> "State":
-        """Read the state of this directory; an absent, unreadable or broken file is an empty one."""
+        """Read the state of this directory; an absent or broken file is an empty state."""
         state = cls(directory / STATE_FILE)
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             stored = json.loads(state.path.read_text())
