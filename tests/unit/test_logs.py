@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from headway_core import logs
+from headway_core.errors import Defect
 from headway_core.redaction import hide, redact, url_secrets
 from headway_core.settings import CoreSettings, load
 
@@ -147,6 +148,39 @@ def test_an_exception_is_one_line_of_json_without_local_values() -> None:
     (line,) = lines(stream)
     assert "LookupError: gone" in str(line["exception"])
     assert value_of_a_local_variable not in json.dumps(line)
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize("logger", ["headway_worker.execution", "asyncio"])
+def test_our_lines_show_the_stack_of_an_exception_and_not_its_text(
+    logger: str, log_format: str
+) -> None:
+    """The text of what a handler raises may quote its payload; the job's row has it."""
+    stream = configured(HEADWAY_LOG_FORMAT=log_format)
+    try:
+        try:
+            raise KeyError("inner-canary")
+        except KeyError as error:
+            raise ExceptionGroup("group-canary", [ValueError("member-canary")]) from error
+    except ExceptionGroup as error:
+        structlog.get_logger(logger).warning("handler_raised", exc_info=error)
+        logging.getLogger(logger).exception("handler_raised")
+    text = stream.getvalue()
+    assert text.count("handler_raised") == 2
+    for word in ("KeyError", "ValueError", "ExceptionGroup", "test_logs.py"):
+        assert text.count(word) >= 2, word
+    # Lines of code are shown, and these here hold the words: what is left is what was said.
+    assert "'inner-canary'" not in text
+    assert "group-canary (1 sub-exception)" not in text
+
+
+def test_a_defect_of_ours_is_told_by_its_own_words() -> None:
+    stream = configured()
+    try:
+        raise Defect("two rows for one job")
+    except Defect:
+        structlog.get_logger("headway_server.rpc").exception("rpc_failed")
+    assert "Defect: two rows for one job" in str(lines(stream)[0]["exception"])
 
 
 def test_standard_error_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,17 @@
 """A message says which job and which dispatch; whatever else is no message of ours."""
 
+import struct
 from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
 import orjson
+import pamqp.frame
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp.header import ContentHeader
 
-from headway_core import messages, trace_context
+from headway_core import lenient_frames, messages, trace_context
 from headway_core.messages import BODY_BYTES_MAX, DISPATCH_NO_MAX, Delivered, Malformed, decode
 from tests.broker.conftest import dispatch
 
@@ -35,6 +38,28 @@ def test_what_is_written_is_read(job_id: UUID, dispatch_no: int) -> None:
     assert len(body) < BODY_BYTES_MAX / 2
     assert headers == {"traceparent": CONTEXT.traceparent, "tracestate": "a=b"}
     assert decode(Received(body, dict(headers))) == Delivered(job_id, dispatch_no, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        b"\x00\x40\xff\xff\xff\xff\xff\xff\xff\xff",  # a time beyond the calendar
+        b"\x20\x00\x00\x00\x00\x03\x01\xffV",  # a header's name that is no UTF-8
+        b"\x20\x00\x00\x00\x00\x0b\x01aT\x7f\xff\xff\xff\xff\xff\xff\xff",
+        b"\x20\x00\x00\x00\x00\x99",  # a table longer than the frame
+    ],
+)
+def test_properties_that_cannot_be_read_make_a_message_malformed(properties: bytes) -> None:
+    """pamqp raises for them, and aiormq would give up the connection each time it is delivered."""
+    lenient_frames.install()
+    payload = struct.pack("!HHQ", 60, 0, 4) + properties
+    raw = struct.pack("!BHI", 2, 1, len(payload)) + payload + b"\xce"
+    _, _, header = pamqp.frame.unmarshal(raw)
+    assert isinstance(header, ContentHeader)
+    assert header.body_size == 4
+    found = decode(Received(b"junk", dict(header.properties.headers or {})))
+    assert isinstance(found, Malformed)
+    assert "properties cannot be read" in found.reason
 
 
 def test_priority_is_always_set_even_to_nothing() -> None:

@@ -115,6 +115,10 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         ("HEADWAY_AMQP_URL", "amqp://user:canary@host:canary/"),
         ("HEADWAY_AMQP_URL", "amqp://user:canary@:5672/"),
         ("HEADWAY_AMQP_URL", "amqp://user:canary@[host/"),
+        ("HEADWAY_AMQP_URL", "amqp://user:canary@a..b/"),
+        ("HEADWAY_DATABASE_URL", f"postgresql://user:canary@{'h' * 64}/db"),
+        ("HEADWAY_DATABASE_URL", "postgresql://user:12/canary@host/db"),
+        ("HEADWAY_DATABASE_URL", "postgresql://user:12?canary@host/db"),
     ],
 )
 def test_a_wrong_value_is_named_by_its_variable_and_not_shown(name: str, value: str) -> None:

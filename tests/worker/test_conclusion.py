@@ -1,7 +1,9 @@
 """How a run ends, by how its code ended and why it was told to."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
+from typing import NoReturn
 
 import pytest
 
@@ -88,6 +90,41 @@ def test_the_reason_for_which_it_was_told_to_end_counts(
     outcome: Succeeded | Failed | Snoozed | WorkerLost, stop: Stop | None, ends: object
 ) -> None:
     assert conclude(outcome, stop, timeout=TIMEOUT) == ends
+
+
+class Breaking(dict[str, object]):
+    def items(self) -> NoReturn:  # type: ignore[override]
+        raise KeyError("no items")
+
+
+class Nameless:
+    @property  # type: ignore[misc]
+    def __class__(self) -> NoReturn:
+        raise KeyError("no class")
+
+
+@pytest.mark.parametrize("make", [lambda: Breaking(a=1), Nameless], ids=["dict", "class"])
+def test_a_result_that_breaks_who_reads_it_is_refused(make: Callable[[], object]) -> None:
+    """It must not reach the executor's own tasks: their errors end the process."""
+    outcome = judge(Returned(make()))
+    assert isinstance(outcome, Failed)
+    assert outcome.error.type == "ResultRefused"
+    assert outcome.error.message == "the result cannot be read: KeyError"
+    assert not outcome.error.retryable
+
+
+def test_an_error_whose_text_ends_the_program_is_a_failure() -> None:
+    class Exits(Exception):
+        def __str__(self) -> str:
+            raise SystemExit(3)
+
+    assert describe(Exits()).message == "(its text cannot be read)"
+
+
+def test_a_wait_that_is_none_any_more_is_a_failure() -> None:
+    error = RetryLater(1)
+    error.after = "soon"  # type: ignore[assignment]
+    assert isinstance(judge(Raised(error)), Failed)
 
 
 def test_an_error_is_described_without_its_stack() -> None:
