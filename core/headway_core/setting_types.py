@@ -64,8 +64,8 @@ def _url(value: SecretStr, schemes: tuple[str, ...]) -> SecretStr:
     if parts.scheme not in schemes or not parts.hostname:
         raise ValueError("not such a URL")
     _ = parts.port  # raises ValueError if it is no port
-    # Raises UnicodeError, a ValueError, if no name server could be asked for it.
-    parts.hostname.encode("idna").decode("idna")
+    # UnicodeError, a ValueError, if no name server could be asked for it, also once normalised.
+    parts.hostname.encode("idna").decode("idna").encode("idna")
     if "@" not in parts.netloc and "@" in parts.path + parts.query + parts.fragment:
         raise ValueError("a / ? or # in the password must be written as %XX")
     return value

@@ -40,6 +40,12 @@ class Collector(ThreadingHTTPServer):
                 for scope in resource.scope_spans:
                     self._spans += [(service, process, span) for span in scope.spans]
 
+    @property
+    def spans(self) -> list[tuple[str, str, Span]]:
+        """All that have come so far."""
+        with self._lock:
+            return list(self._spans)
+
     def trace(self, trace_id: str) -> list[tuple[str, str, Span]]:
         """The spans of one trace that have come so far."""
         with self._lock:
