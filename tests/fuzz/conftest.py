@@ -1,0 +1,48 @@
+"""Processes to throw things at; the report says at the end how many things were thrown."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from headway import SyncClient
+from headway.jobs import JobState
+from tests.end_to_end.conftest import MakeStack, _stack_numbers, new_stack
+from tests.fuzz.attacked import Attacked
+from tests.fuzz.effort import thrown
+
+__all__ = ["_stack_numbers", "new_stack"]
+
+# Nothing in the background may change a row while a digest is compared.
+STILL = {"HEADWAY_STARVATION_SECONDS": "86400", "HEADWAY_LOG_LEVEL": "debug"}
+
+
+@pytest.fixture(scope="module")
+def attacked(new_stack: MakeStack) -> Iterator[Attacked]:
+    """A server on a real broker; its database has one job of each end, and one that waits."""
+    stack = new_stack(**STILL)
+    server, _ = stack.start()
+    with SyncClient(stack.target) as client:
+        ids = [
+            client.submit("e2e.work", {"echo": 1}, idempotency_key="fuzz-key").id,
+            client.submit("e2e.work", {"die": True}).id,
+            client.submit("e2e.work", {}, delay=86_400 * 300).id,
+        ]
+        client.cancel(client.submit("e2e.work", {}, delay=86_400 * 300).id)
+        deadline = time.monotonic() + 30
+        wanted = {JobState.COMPLETED, JobState.DEAD, JobState.PENDING, JobState.CANCELLED}
+        while {job.state for job in client.list()} != wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        ids = [job.id for job in client.list()]
+    stack.stop(keep=1)
+    found = Attacked(stack, server, ids)
+    yield found
+    found.close()
+    stack.stop()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if thrown:
+        counts = ", ".join(f"{kind} {count}" for kind, count in sorted(thrown.items()))
+        terminalreporter.write_line(f"thrown: {sum(thrown.values())} ({counts})")
