@@ -81,7 +81,7 @@ class Attacked:
             stack.target, options=[("grpc.max_send_message_length", -1)]
         )
         self._digest = ""
-        self._rest()
+        self.rest()
 
     def close(self) -> None:
         """End the connections."""
@@ -100,7 +100,7 @@ class Attacked:
         answer = self._call(method, raw, metadata, seconds)
         assert not PYTHON_TEXT.search(answer.text), answer
         if answer.code == "OK" or answer.code in UNKNOWN_OUTCOME:
-            self._rest()
+            self.rest()
             return answer
         assert self._is_precise(answer, raw, metadata), answer
         assert self._ledger.digest() == self._digest, f"refused, and yet rows changed: {answer}"
@@ -138,7 +138,7 @@ class Attacked:
             return _answer(error)
         return Answer("OK", response=response)
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
         """Wait until the server has nothing left to do, and bring the tables back."""
         deadline = time.monotonic() + REST_SECONDS_MAX
         while self._ledger.due():

@@ -18,7 +18,14 @@ STILL = {"HEADWAY_STARVATION_SECONDS": "86400", "HEADWAY_LOG_LEVEL": "debug"}
 
 
 @pytest.fixture(scope="module")
-def attacked(new_stack: MakeStack) -> Iterator[Attacked]:
+def attacked(_attacked: Attacked) -> Attacked:
+    """The server under attack, at rest, with its few jobs and nothing else."""
+    _attacked.rest()
+    return _attacked
+
+
+@pytest.fixture(scope="session")
+def _attacked(new_stack: MakeStack) -> Iterator[Attacked]:
     """A server on a real broker; its database has one job of each end, and one that waits."""
     stack = new_stack(**STILL)
     server, _ = stack.start()

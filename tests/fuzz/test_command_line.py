@@ -133,7 +133,8 @@ def environment(attacked: Attacked) -> Iterator[None]:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command in this process; argparse's SystemExit is an exit code."""
-    output, errors = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
+    output = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    errors = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")  # as Python's own is
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:
             code = main(arguments)
