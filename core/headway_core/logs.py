@@ -121,6 +121,9 @@ def _show_exception(
 ) -> MutableMapping[str, Any]:
     """Put the stack of an exception on the line; its text only if it was user code that logs it."""
     name = str(event.get("logger"))
+    if name == "asyncio":
+        # It goes on with the repr of a task's exception, or of a callback's arguments.
+        event["event"] = str(event["event"]).partition("\n")[0].partition("(")[0]
     if not name.startswith("headway_") and name.partition(".")[0] not in QUIET:
         return structlog.processors.format_exc_info(logger, method, event)
     match event.pop("exc_info", None):

@@ -27,6 +27,7 @@ from tests.fuzz.attacked import SERVICE, _answer
 
 APP = "tests.fuzz.canary_handlers:jobs"
 PLACES = ("payload", "result", "text", "key", "label", "database", "amqp", "wrong")
+COMMANDS_AT_ONCE = 4
 DONE = (JobState.COMPLETED, JobState.DEAD, JobState.CANCELLED)
 ENDS = {
     "canary.complete": JobState.COMPLETED,
@@ -226,15 +227,22 @@ async def _wrong_logins(stack: Stack, canary: Canary, seen: Seen) -> None:
         ],
         "HEADWAY_AMQP_URL": [f"amqp://u:{wrong}@h:port/", f"amqp:u:{wrong}", wrong],
     }
-    commands = [("server", "--listen", "127.0.0.1:0"), ("migrate",), ("doctor",)]
-    for name, values in urls.items():
-        for url in values:
-            for command in commands:
-                if name == "HEADWAY_AMQP_URL" and command[0] == "migrate":
-                    continue
-                ran = await run(headway(), *command, environment={**stack.environment, name: url})
-                assert ran.code in {1, 2}, ran
-                seen.errors.append(ran.output + ran.errors)
+    free = asyncio.Semaphore(COMMANDS_AT_ONCE)
+
+    async def start(name: str, url: str, *command: str) -> None:
+        async with free:
+            environment = {**stack.environment, name: url}
+            ran = await run(headway(), *command, environment=environment, timeout=60)
+        assert ran.code in {1, 2}, ran
+        seen.errors.append(ran.output + ran.errors)
+
+    async with asyncio.TaskGroup() as group:
+        for name, values in urls.items():
+            for url in values:
+                group.create_task(start(name, url, "server", "--listen", "127.0.0.1:0"))
+        for url in urls["HEADWAY_DATABASE_URL"][:2]:
+            group.create_task(start("HEADWAY_DATABASE_URL", url, "migrate"))
+            group.create_task(start("HEADWAY_DATABASE_URL", url, "doctor"))
 
 
 @pytest.mark.timeout(180)

@@ -174,6 +174,23 @@ def test_our_lines_show_the_stack_of_an_exception_and_not_its_text(
     assert "group-canary (1 sub-exception)" not in text
 
 
+async def test_what_asyncio_says_of_a_task_is_its_first_line() -> None:
+    """It appends the repr of the exception, whose text is user code's."""
+    stream = configured()
+    loop = asyncio.get_running_loop()
+    error = ValueError("text-canary")
+    loop.default_exception_handler(
+        {"message": "Task exception was never retrieved", "exception": error, "future": error}
+    )
+    loop.call_soon(lambda payload: 1 / 0, {"card": "argument-canary"})
+    await asyncio.sleep(0.01)
+    text = stream.getvalue()
+    assert "Task exception was never retrieved" in text
+    assert "ZeroDivisionError" in text
+    assert "text-canary" not in text
+    assert "argument-canary'}" not in text
+
+
 def test_a_defect_of_ours_is_told_by_its_own_words() -> None:
     stream = configured()
     try:

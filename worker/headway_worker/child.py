@@ -44,6 +44,8 @@ from headway_worker.registry import Handler
 from headway_worker.values import payload_value
 
 PROGRESS_SECONDS: Final = 0.05
+LOGGER: Final = "headway_worker.child"
+"""`__name__` is `__main__` here, which is no name of ours to the rules about log lines."""
 OOM_SCORE: Final = 500
 """When memory runs out the kernel picks the child before its executor and its neighbours."""
 
@@ -70,7 +72,7 @@ def main() -> int:
     with _traced(start) as span:
         ending = _run(start, link, span, logs)
     if isinstance(ending, Raised) and not link.stopped:
-        logs.get(__name__).warning("handler_raised", exc_info=ending.error)
+        logs.get(LOGGER).warning("handler_raised", exc_info=ending.error)
     link.end(Ended(judge(ending)))
     return 0
 
