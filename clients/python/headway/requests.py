@@ -126,7 +126,9 @@ def dead_letters(
     """The first page of dead letters, or all the groups that are wanted."""
     return _build(
         v1.ListDeadLettersRequest,
-        page_size=_page_size(limit, PAGE_SIZE), filter=dead_letter_filter(chosen), group=group
+        page_size=_page_size(limit, PAGE_SIZE),
+        filter=dead_letter_filter(chosen),
+        group=group,
     )
 
 
@@ -155,7 +157,9 @@ def watch(
     interval = None if min_progress_interval is None else duration(min_progress_interval)
     return _build(
         v1.WatchJobRequest,
-        job_id=job_id, after_sequence=after_sequence, min_progress_interval=interval
+        job_id=job_id,
+        after_sequence=after_sequence,
+        min_progress_interval=interval,
     )
 
 
