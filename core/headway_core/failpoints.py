@@ -15,6 +15,7 @@ processes that share it, each as a file `NAME.NUMBER` beside it that holds the p
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -138,4 +139,13 @@ def _read(file: Path) -> str:
         return ""
 
 
-_ARMED: Final = Failpoints(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+def _armed(setting: str) -> Failpoints | None:
+    """What the process is started with; a wrong plan ends it, before it has done anything."""
+    try:
+        return Failpoints(setting) if setting else None
+    except Defect as error:
+        sys.stderr.write(f"headway: {error}\n")
+        raise SystemExit(2) from None
+
+
+_ARMED: Final = _armed(os.environ.get(VARIABLE, ""))

@@ -7,12 +7,14 @@ import pytest
 
 from headway import SyncClient
 from headway.jobs import JobState
+from headway_dev.services import Services
 from tests.end_to_end.conftest import MakeStack, _stack_numbers, new_stack
 from tests.fuzz.attacked import Attacked
 from tests.fuzz.effort import thrown
 
 __all__ = ["_stack_numbers", "new_stack"]
 
+VHOST = "fuzz"
 # Nothing in the background may change a row while a digest is compared.
 STILL = {"HEADWAY_STARVATION_SECONDS": "86400", "HEADWAY_LOG_LEVEL": "debug"}
 
@@ -25,9 +27,12 @@ def attacked(_attacked: Attacked) -> Attacked:
 
 
 @pytest.fixture(scope="session")
-def _attacked(new_stack: MakeStack) -> Iterator[Attacked]:
+def _attacked(new_stack: MakeStack, services: Services) -> Iterator[Attacked]:
     """A server on a real broker; its database has one job of each end, and one that waits."""
     stack = new_stack(**STILL)
+    # The pool of virtual hosts deletes those of earlier tests; this one lives as long as all.
+    services.rabbitmq.replace_vhosts(old=[], new=[VHOST])
+    stack.amqp_url = services.rabbitmq.url_of(VHOST)
     server, _ = stack.start()
     with SyncClient(stack.target) as client:
         ids = [

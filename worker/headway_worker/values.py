@@ -1,11 +1,14 @@
 """Payloads and results, as handlers see them and as they are stored."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
 
 from headway_core.content import Content, ContentKind, checked_size, json_content
 from headway_core.errors import ContentRefused
+from headway_core.stacks import class_of
 from headway_worker.handler_errors import PermanentError
 
 
@@ -35,18 +38,19 @@ def result_content(value: object) -> Content | None:
 
     Raises PermanentError for anything else, as running the job again would end the same way.
     """
-    match value:
-        case None:
-            return None
-        case dict():
-            return _encoded(value, "the result")
-        case _ if (content := _binary(value, "the result")) is not None:
-            return content
-        case _:
-            raise PermanentError(
-                f"the result is a {type(value).__name__}; "
-                "a dict, bytes, a Protobuf message or None can be stored"
-            )
+    with _read_safely("the result"):
+        match value:
+            case None:
+                return None
+            case dict():
+                return _encoded(value, "the result")
+            case _ if (content := _binary(value, "the result")) is not None:
+                return content
+            case _:
+                raise PermanentError(
+                    f"the result is a {type(value).__name__}; "
+                    "a dict, bytes, a Protobuf message or None can be stored"
+                )
 
 
 def step_content(value: object, *, step: str) -> Content:
@@ -55,7 +59,19 @@ def step_content(value: object, *, step: str) -> Content:
     Raises PermanentError for anything else.
     """
     subject = f"the result of step {step!r}"
-    return _binary(value, subject) or _encoded(value, subject)
+    with _read_safely(subject):
+        return _binary(value, subject) or _encoded(value, subject)
+
+
+@contextmanager
+def _read_safely(subject: str) -> Iterator[None]:
+    """Turn whatever a class of user code's own raises when it is looked into."""
+    try:
+        yield
+    except PermanentError:
+        raise
+    except Exception as error:
+        raise PermanentError(f"{subject} cannot be read: {class_of(error)}") from error
 
 
 def _binary(value: object, subject: str) -> Content | None:
