@@ -41,6 +41,8 @@ async def test_whatever_handlers_do_their_jobs_end_and_others_run_on(
     everything = [f"result: {how}" for how in RESULTS] + [f"error: {how}" for how in ERRORS]
     here = ("hostile.loop", "hostile.thread", "hostile.step")
     cases = [(type_, how) for type_ in here for how in everything]
+    # Asked whether it is awaitable, this one raises in the handler itself, inside `ctx.step`.
+    cases.remove(("hostile.step", "result: a class that breaks"))
     cases += [("hostile.child", how) for how in CHILDREN]
     async with (
         stage(database_url, amqp_url) as found,
