@@ -22,6 +22,8 @@ SERVICE = "headway.v1.JobService"
 STREAMS = {"WatchJob"}
 CALL_SECONDS = 20.0
 REST_SECONDS_MAX = 30.0
+LAST_WRITE_SECONDS = 0.3
+"""What a call whose deadline is over may still have on its way to the database."""
 RECEIVE_BYTES_MAX = 6 * 1024 * 1024
 METADATA_BYTES_GRPC_TAKES = 8 * 1024
 
@@ -99,6 +101,8 @@ class Attacked:
         """Send a request; whatever it is, the answer is precise, and a refusal changed nothing."""
         answer = self._call(method, raw, metadata, seconds)
         assert not PYTHON_TEXT.search(answer.text), answer
+        if answer.code in UNKNOWN_OUTCOME:
+            time.sleep(LAST_WRITE_SECONDS)  # its caller has gone, and nobody can be asked
         if answer.code == "OK" or answer.code in UNKNOWN_OUTCOME:
             self.rest()
             return answer
