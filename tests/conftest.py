@@ -8,12 +8,14 @@
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+import aio_pika
 import asyncpg
 import hypothesis
 import psutil
@@ -31,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 # One directory for each pytest process that runs at the same time; used again by later sessions.
 SLOTS_DIRECTORY = ROOT / ".cache" / "test-services"
 SLOTS_MAX = 64
+VHOST_SECONDS_MAX = 30.0
 TEMPLATE = f"headway_template_{os.getpid()}"
 # Python's own helper of multiprocessing; it lives as long as the interpreter.
 KNOWN_CHILDREN = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
@@ -197,6 +200,25 @@ def _reset(found: Services) -> None:
     _execute(maintenance, "CREATE DATABASE headway")
     migrate(found.database_url)
     found.rabbitmq.replace_vhosts(old=[VHOST], new=[VHOST])
+    _await_vhost(found.amqp_url)
+
+
+def _await_vhost(url: str) -> None:
+    """Return once the virtual host lets us in: a node refuses while it still starts one."""
+
+    async def connect() -> None:
+        deadline = time.monotonic() + VHOST_SECONDS_MAX
+        while True:
+            try:
+                connection = await aio_pika.connect(url, timeout=5)
+            except (OSError, aio_pika.exceptions.AMQPError):
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+            else:
+                return await connection.close()
+
+    _run_apart(connect)
 
 
 def _execute(url: str, statement: str) -> None:
