@@ -1,8 +1,12 @@
-"""What the fault tests share: a store behind a proxy, stacks of processes to ill-treat."""
+"""What the fault tests share: a store behind a proxy, stacks of processes to ill-treat.
+
+Whatever a case does to its database, the history checker reads it at the end: `history_is_checked`.
+"""
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -10,8 +14,52 @@ import pytest
 from headway_core.database import Database
 from headway_dev.services import AMQP_VARIABLE, Services
 from tests.end_to_end.stack import query
+from tests.faults.history import check
+from tests.faults.lending import PASSED, judged, served
 from tests.faults.proxy import Proxy, proxied
 from tests.faults.rig import Rig
+
+TIMEOUT_SECONDS: Final = 300
+"""Of a test, which has many waits with a bound of their own."""
+RIGS: Final = ("rig", "service_rig", "default_rig", "small_disk_rig")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the cases of this directory time, unless they say how much."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
+            asked = item.config.getoption("timeout") or 0
+            item.add_marker(pytest.mark.timeout(max(asked, TIMEOUT_SECONDS)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember whether the case itself passed."""
+    report = yield
+    if call.when == "call":
+        item.stash[PASSED] = report.passed
+    return report
+
+
+@pytest.fixture(autouse=True)
+async def history_is_checked(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Every case has a history, and it is checked after the case, so that none can forget it.
+
+    Those with a rig: by the rig's fixture, at rest if the case passed.
+    """
+    if any(name in request.fixturenames for name in RIGS):
+        yield
+        return
+    database_url = request.getfixturevalue("database_url")
+    yield
+    database = await Database.connect(database_url, name="checker", size=2)
+    try:
+        violations = await check(database, at_rest=False)
+    finally:
+        await database.close()
+    assert not violations, violations
 
 
 @pytest.fixture
@@ -39,7 +87,7 @@ async def troubled(postgres_proxy: Proxy) -> AsyncIterator[Database]:
     await database.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _rig(
     services: Services,
     template_database: str,
@@ -51,45 +99,42 @@ def _rig(
     name = f"headway_faults_{os.getpid()}"
     template = urlsplit(template_database).path.lstrip("/")
     query(services.database_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    vhost = _vhosts.take()
     rig = Rig(
         services,
         database_url=urlunsplit(urlsplit(services.database_url)._replace(path=f"/{name}")),
-        amqp_url=services.rabbitmq.url_of(_vhosts.take()),
+        amqp_url=services.rabbitmq.url_of(vhost),
         directory=tmp_path_factory.mktemp("rig"),
     )
-    rig.start_server()
-    yield rig
-    rig.stack.stop()
-    query(services.database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+    try:
+        rig.start_server()
+        yield rig
+    finally:
+        rig.stack.stop()
+        query(services.database_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+        _vhosts.give_back(vhost)
 
 
 @pytest.fixture
-async def rig(_rig: Rig) -> AsyncIterator[Rig]:
+async def rig(_rig: Rig, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     """A server on the shared services, for faults of processes; each test starts its workers."""
-    yield _rig
-    await _rig.recover()
+    async with judged(_rig, request):
+        yield _rig
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _service_rig(
     _fault_services: Services,
     reset_services: Callable[[Services], None],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Rig]:
     reset_services(_fault_services)
-    rig = Rig(
-        _fault_services,
-        database_url=_fault_services.database_url,
-        amqp_url=_fault_services.amqp_url,
-        directory=tmp_path_factory.mktemp("service-rig"),
-    )
-    rig.start_server()
-    yield rig
-    rig.stack.stop()
+    with served(_fault_services, tmp_path_factory.mktemp("service-rig")) as rig:
+        yield rig
 
 
 @pytest.fixture
-async def service_rig(_service_rig: Rig) -> AsyncIterator[Rig]:
+async def service_rig(_service_rig: Rig, request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     """A server on a Postgres and a RabbitMQ of its own, to be killed, frozen and wiped."""
-    yield _service_rig
-    await _service_rig.recover()
+    async with judged(_service_rig, request):
+        yield _service_rig

@@ -1,42 +1,42 @@
 """A whole Headway of real processes, made to be ill-treated, and judged afterwards.
 
-A rig keeps its database, virtual host and server from test to test; workers are each test's own.
-`arm` sets failpoints in all its processes at once; `judge` waits until nothing is on its way and
-then checks the whole history.
+A rig keeps its database, virtual host and server for the tests of one file; workers are each
+test's own. `arm` sets failpoints in all its processes at once; `judge` waits until nothing is on
+its way and then checks the whole history. The fixtures judge if a test has not, and `recover`.
 """
 
 import asyncio
 import json
-import signal
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import aio_pika
 import asyncpg
-import psutil
 
 from headway import Job, Submission
 from headway.client import Client
 from headway_core.database import Database
-from headway_core.errors import StoreUnavailable
 from headway_core.failpoints import VARIABLE
-from headway_core.states import JobState
+from headway_core.states import EventType, JobState
 from headway_core.topology import dead_queue, job_queue
 from headway_dev import ports
 from headway_dev.children import Child
 from headway_dev.services import Services
 from tests.end_to_end.stack import Stack
+from tests.faults.followers import Followers
 from tests.faults.history import check
+from tests.faults.journal import Journal
+from tests.faults.waiting import PATIENCE_SECONDS, insist, until
+from tests.faults.workers import Worker
 
 HANDLERS: Final = "tests.faults.handlers:jobs"
+LEASE_SECONDS: Final = 3.0
 SETTINGS: Final = {
-    "HEADWAY_LEASE_SECONDS": "3",
+    "HEADWAY_LEASE_SECONDS": str(LEASE_SECONDS),
     # The reaper takes a tick that is later than a heartbeat for its own sleep, and waits.
     "HEADWAY_HEARTBEAT_SECONDS": "1",
     "HEADWAY_HANDOFF_SECONDS": "1.5",
@@ -44,21 +44,9 @@ SETTINGS: Final = {
     "HEADWAY_GRACE_SECONDS": "1",
     "HEADWAY_LOG_LEVEL": "info",
 }
-PATIENCE_SECONDS: Final = 40.0
-LOOK_SECONDS: Final = 0.02
+FOLLOWED: Final = 2
+"""So many jobs of each submission have a watcher that stays with them to the end."""
 QUEUE: Final = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of a journal."""
-
-    what: str
-    job_id: str
-    attempt: int
-    pid: int
-    child: bool
-    time: float
 
 
 class Rig:
@@ -74,10 +62,8 @@ class Rig:
         settings: dict[str, str] | None = None,
     ) -> None:
         self.services = services
-        self.directory = directory
         self._plan = directory / "failpoints" / "plan"
         self._plan.parent.mkdir()
-        self._retired = 0
         self.stack = Stack(
             services,
             database_url=database_url,
@@ -88,7 +74,11 @@ class Rig:
         self.accepted: set[UUID] = set()
         self.wiped = False
         """Whether the broker lost its data, notices of dead letters included."""
+        self.judged = False
+        """Whether all that was accepted so far has been checked."""
         self._workers: list[Worker] = []
+        self._others: list[Child] = []
+        self._followers: Followers | None = None
         self.server: Child
         self.elsewhere = ""
 
@@ -102,12 +92,15 @@ class Rig:
         await until(lambda: self.server.exit_code is not None, "the server ends")
         await asyncio.to_thread(self.start_server)
 
-    def start_elsewhere(self) -> Child:
-        """Start a second server, at `elsewhere`; the test stops it."""
+    async def start_elsewhere(self) -> Child:
+        """Start a second server, at `elsewhere`; it is stopped after the test."""
         self.elsewhere = f"{ports.LOOPBACK}:{ports.free_port()}"
-        return self.stack.start_server(HEADWAY_LISTEN=self.elsewhere)
+        other = self.stack.start_server(HEADWAY_LISTEN=self.elsewhere)
+        self._others.append(other)
+        await asyncio.to_thread(other.await_ready)
+        return other
 
-    async def worker(self, *options: str, wait: bool = True, **settings: str) -> "Worker":
+    async def worker(self, *options: str, wait: bool = True, **settings: str) -> Worker:
         """Start a worker, with 10 slots in one process unless told otherwise."""
         worker = Worker(self.stack.start_worker(*options, app=HANDLERS, **settings))
         self._workers.append(worker)
@@ -115,7 +108,7 @@ class Rig:
             await worker.ready()
         return worker
 
-    async def workers(self, count: int, *options: str, **settings: str) -> "list[Worker]":
+    async def workers(self, count: int, *options: str, **settings: str) -> list[Worker]:
         """Start several together and wait until all are ready."""
         started = [await self.worker(*options, wait=False, **settings) for _ in range(count)]
         for worker in started:
@@ -123,10 +116,10 @@ class Rig:
         return started
 
     def client(self) -> Client:
-        """A client of the server."""
-        return self.stack.client()
+        """A client of the server, patient enough for a busy machine."""
+        return Client(self.stack.target, call_timeout=30, reconnect_timeout=PATIENCE_SECONDS)
 
-    def journal(self) -> "Journal":
+    def journal(self) -> Journal:
         """A new journal for handlers to write."""
         return Journal(self.stack.path("journal"))
 
@@ -148,21 +141,39 @@ class Rig:
         found = sorted(self._plan.parent.glob(f"{name}.*"), key=lambda file: int(file.suffix[1:]))
         return [int(file.read_text() or 0) for file in found]
 
-    async def hit(self, name: str, *, times: int = 1, seconds: float = PATIENCE_SECONDS) -> None:
+    async def hit(self, name: str, *, times: int = 1) -> None:
         """Wait until a failpoint was reached so often: that its fault has really happened."""
-        await until(lambda: len(self.hits(name)) >= times, f"failpoint {name}", seconds=seconds)
+        await until(lambda: len(self.hits(name)) >= times, f"failpoint {name}")
 
     async def submit(
-        self, client: Client, count: int, type_: str = "fault.work", **payload: Any
+        self,
+        client: Client,
+        count: int,
+        type_: str = "fault.work",
+        /,
+        *,
+        followed: int = FOLLOWED,
+        **payload: Any,
     ) -> list[Job]:
-        """Submit jobs in one commit."""
-        jobs = await client.submit_many([Submission(type_, payload) for _ in range(count)])
+        """Submit jobs in one commit, as often as it takes; `followed` of them get a watcher."""
+        given = [
+            replace(Submission(type_, payload), idempotency_key=str(uuid4())) for _ in range(count)
+        ]
+        jobs = await insist(lambda: client.submit_many(given))
         self.accept(jobs)
+        self.follow([job.id for job in jobs[:followed]])
         return list(jobs)
 
     def accept(self, jobs: Iterable[Job]) -> None:
         """Remember what was answered: the checker asks for it."""
         self.accepted.update(UUID(job.id) for job in jobs)
+        self.judged = False
+
+    def follow(self, job_ids: Iterable[str]) -> None:
+        """Give these jobs a watcher each; `judge` compares what it saw with what is stored."""
+        if self._followers is None:
+            self._followers = Followers(self.client())
+        self._followers.follow(job_ids)
 
     async def done(self, *, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until every accepted job is done."""
@@ -200,46 +211,54 @@ class Rig:
         self._workers.clear()
         # What was in a hand unacked is ready again by now.
         assert await self._no_messages(), "a message was never acked"
-        database = await Database.connect(self.stack.database_url, name="judge", size=2)
-        try:
-            violations = await check(
-                database, at_rest=True, accepted=self.accepted, without_fault=without_fault
-            )
-            dead = {
-                row["job_id"] for row in await database.fetch("SELECT job_id FROM dead_letters")
-            }
-        finally:
-            await database.close()
+        violations = await self.violations(at_rest=True, without_fault=without_fault)
         assert not violations, "\n".join(violations)
+        if self._followers is not None:
+            connection = await asyncpg.connect(self.stack.database_url, timeout=10)
+            try:
+                violations = await self._followers.violations(connection, seconds=PATIENCE_SECONDS)
+            finally:
+                await connection.close(timeout=10)
+            assert not violations, "\n".join(violations)
         if not self.wiped:
+            rows = await self.query("SELECT job_id FROM dead_letters")
+            dead = {row["job_id"] for row in rows}
             letters = await self._dead_letters()
             assert dead <= letters, f"dead, and not in the dead queue: {dead - letters}"
+        self.judged = True
+
+    async def violations(self, *, at_rest: bool, without_fault: bool = False) -> list[str]:
+        """What the history checker says now."""
+        database = await Database.connect(self.stack.database_url, name="judge", size=2)
+        try:
+            return await check(
+                database, at_rest=at_rest, accepted=self.accepted, without_fault=without_fault
+            )
+        finally:
+            await database.close()
 
     async def recover(self) -> None:
-        """After a test, whatever became of it: no fault, no worker, no job left."""
+        """After a test, whatever became of it: services answer; no fault, worker or job is left."""
         self.arm("")
+        if self._followers is not None:
+            await self._followers.close()
+            self._followers = None
         self.services.postgres.resume()
         self.services.rabbitmq.resume()
         await asyncio.to_thread(self.services.start)
+        for other in self._others:
+            other.resume()
+            await asyncio.to_thread(other.stop)
+        self._others.clear()
+        self.server.resume()
         if self.server.exit_code is not None:
             await asyncio.to_thread(self.start_server)
-        self.server.resume()
         await asyncio.gather(*(asyncio.to_thread(worker.kill) for worker in self._workers))
         self._workers.clear()
-        await self.query(
-            "TRUNCATE jobs, job_events, runs, outbox, idempotency_keys, job_steps, dead_letters"
-        )
+        await until(self._forget_jobs, "the tables are empty")
+        await until(self._forget_messages, "the queues are empty, and nobody consumes")
         self.accepted.clear()
-        async with await aio_pika.connect(self.stack.amqp_url) as connection:
-            for name in (job_queue(QUEUE), dead_queue(QUEUE)):
-                with suppress(aio_pika.exceptions.AMQPError):
-                    channel = await connection.channel()
-                    await (await channel.get_queue(name)).purge()
-        self.wiped = False
-
-    def logs(self) -> str:
-        """What all processes have written."""
-        return self.stack.logs()
+        self.wiped, self.judged = False, True
 
     async def query(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Ask the database; nothing while it is away."""
@@ -249,7 +268,7 @@ class Rig:
             return []
         try:
             return await connection.fetch(statement, *arguments, timeout=20)
-        except (OSError, TimeoutError, asyncpg.PostgresConnectionError, StoreUnavailable):
+        except (OSError, TimeoutError, asyncpg.PostgresConnectionError):
             return []
         finally:
             connection.terminate()
@@ -257,14 +276,11 @@ class Rig:
     async def history(self, job_id: UUID | str) -> list[str]:
         """The events of a job with their messages, QUEUED left out: it may be there or not."""
         rows = await self.query(
-            "SELECT type, message FROM job_events WHERE job_id = $1 AND type <> 2 "
-            "ORDER BY sequence",
+            "SELECT type FROM job_events WHERE job_id = $1 AND type <> $2 ORDER BY sequence",
             UUID(str(job_id)),
+            EventType.QUEUED,
         )
-        names = {1: "SUBMITTED", 3: "STARTED", 4: "STEP", 5: "RETRY", 6: "INTERRUPTED"}
-        names |= {7: "SNOOZED", 8: "DECLINED", 9: "CANCEL_REQUESTED", 10: "COMPLETED"}
-        names |= {11: "DEAD", 12: "CANCELLED", 13: "REPLAYED"}
-        return [names[row["type"]] for row in rows]
+        return [EventType(row["type"]).name for row in rows]
 
     async def ready_messages(self) -> int:
         """Messages ready in the work queue, as the broker says."""
@@ -278,7 +294,10 @@ class Rig:
         return bool(rows) and rows[0][0] == 0
 
     async def _no_messages(self) -> bool:
-        return await self.ready_messages() == 0
+        try:
+            return await self.ready_messages() == 0
+        except (OSError, TimeoutError, aio_pika.exceptions.AMQPError):
+            return False
 
     async def _dead_letters(self) -> set[UUID]:
         """Take the notices of deaths."""
@@ -289,118 +308,24 @@ class Rig:
                 found.add(UUID(json.loads(message.body)["job_id"]))
         return found
 
-
-class Worker:
-    """A `headway worker` with its executors."""
-
-    def __init__(self, child: Child) -> None:
-        self.child = child
-        self.family: set[psutil.Process] = set()
-
-    async def ready(self) -> None:
-        """Wait until it consumes."""
-        await asyncio.to_thread(self.child.await_ready)
-        self.executors()
-
-    @property
-    def alive(self) -> bool:
-        """Whether its supervisor lives."""
-        return self.child.exit_code is None
-
-    @property
-    def supervisor(self) -> psutil.Process:
-        """Its main process."""
-        found = self.child.record.find()
-        assert found is not None
-        return found
-
-    def executors(self) -> list[psutil.Process]:
-        """Its executors now."""
-        found = [
-            process
-            for process in self.supervisor.children()
-            if any("headway_worker.executor" in word for word in _command(process))
-        ]
-        self.family.update(found)
-        return found
-
-    def kill(self) -> None:
-        """SIGKILL to all of it at once, as a machine that loses its power."""
-        self.child.resume()
-        self.child.kill()
-
-    def pause(self) -> None:
-        """SIGSTOP to all of it."""
-        self.child.pause()
-
-    def resume(self) -> None:
-        """SIGCONT to all of it."""
-        self.child.resume()
-
-    async def drain(self, *, seconds: float = 15.0) -> None:
-        """SIGTERM; it has to leave with 0."""
-        self.supervisor.send_signal(signal.SIGTERM)
-        await self.ended(seconds=seconds)
-        assert self.child.exit_code == 0, self.child.log.read_text()[-3000:]
-
-    async def ended(self, *, seconds: float = 15.0) -> None:
-        """Wait for its end."""
-        await until(lambda: self.child.exit_code is not None, "the worker ends", seconds=seconds)
-
-
-class Journal:
-    """What handlers have noted."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def lines(self, what: str = "begin") -> list[Line]:
-        """The lines of a kind, oldest first."""
-        if not self.path.exists():
-            return []
-        lines = [Line(**json.loads(line)) for line in self.path.read_text().splitlines()]
-        return [line for line in lines if line.what == what]
-
-    def runs(self) -> Counter[str]:
-        """How often each job began."""
-        return Counter(line.job_id for line in self.lines())
-
-    async def begun(self, count: int, *, seconds: float = PATIENCE_SECONDS) -> list[Line]:
-        """Wait until so many runs have begun."""
-        await until(
-            lambda: len(self.lines()) >= count,
-            f"{count} runs, of which {len(self.lines())} began",
-            seconds=seconds,
+    async def _forget_jobs(self) -> bool:
+        await self.query(
+            "TRUNCATE jobs, job_events, runs, outbox, idempotency_keys, job_steps, dead_letters"
         )
-        return self.lines()
+        rows = await self.query("SELECT count(*) FROM jobs")
+        return bool(rows) and rows[0][0] == 0
 
-
-async def until(
-    holds: Callable[[], Any],
-    what: str,
-    *,
-    seconds: float = PATIENCE_SECONDS,
-    tell: Callable[[], Any] | None = None,
-) -> float:
-    """Ask until the answer, or what it awaits, is true; return how long that took."""
-    begun = time.monotonic()
-    while True:
-        answer = holds()
-        if asyncio.iscoroutine(answer):
-            answer = await answer
-        if answer:
-            return time.monotonic() - begun
-        if time.monotonic() - begun > seconds:
-            told = await tell() if tell is not None else ""
-            raise AssertionError(f"not within {seconds:g} s: {what}\n{told}")
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
+    async def _forget_messages(self) -> bool:
+        try:
+            async with await aio_pika.connect(self.stack.amqp_url, timeout=5) as connection:
+                for name in (job_queue(QUEUE), dead_queue(QUEUE)):
+                    channel = await connection.channel()
+                    # One that is not there yet holds nothing.
+                    with suppress(aio_pika.exceptions.ChannelNotFoundEntity):
+                        queue = await channel.declare_queue(name, passive=True)
+                        await queue.purge()
+                        if queue.declaration_result.consumer_count:
+                            return False
+        except (OSError, TimeoutError, aio_pika.exceptions.AMQPError):
+            return False
+        return True

@@ -16,7 +16,8 @@ from headway_dev.errors import ServiceFailed
 from headway_dev.processes import log_tail
 from headway_dev.services import Services
 from tests.end_to_end.stack import Stack
-from tests.faults.rig import Worker, until
+from tests.faults.waiting import until
+from tests.faults.workers import Worker
 from tests.soak.handlers import ROUGH
 
 HANDLERS: Final = "tests.soak.handlers:jobs"

@@ -15,7 +15,7 @@ from headway_core.topology import job_queue
 from headway_dev.errors import ServiceFailed
 from headway_dev.services import Services
 from tests.faults.proxy import Proxy
-from tests.faults.rig import until
+from tests.faults.waiting import until
 from tests.soak.fleet import Fleet, Member
 from tests.soak.ledger import Ledger
 from tests.soak.recovery import NO_RUNS, Recoveries, Runs
