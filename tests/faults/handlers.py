@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from headway_worker import Context, Jobs
+from headway_worker import Context, Jobs, PermanentError
 
 jobs = Jobs()
 Payload = dict[str, Any]
@@ -36,6 +36,44 @@ async def work(ctx: Context, payload: Payload) -> Payload:
         raise ConnectionResetError("the other side hung up")
     note(ctx, payload, "end")
     return {"attempt": ctx.attempt}
+
+
+@jobs.handler("fault.unless", max_attempts=1)
+async def unless(ctx: Context, payload: Payload) -> Payload:
+    """Fail for good, unless a file is there."""
+    note(ctx, payload, "begin")
+    if not there(payload):
+        raise PermanentError("there is no such file yet")
+    return {}
+
+
+@jobs.handler("fault.steps")
+async def steps(ctx: Context, payload: Payload) -> Payload:
+    """Finish so many steps, an event each; wait for a file before the last one."""
+    note(ctx, payload, "begin")
+    for number in range(int(payload["count"])):
+        await ctx.step(f"step {number}", _count_step, number)
+    while "until" in payload and not there(payload):  # noqa: ASYNC110 - the event is a file
+        await asyncio.sleep(LOOK_SECONDS)
+    await ctx.step("last", _count_step, -1)
+    return {}
+
+
+async def _count_step(number: int) -> int:
+    return number
+
+
+@jobs.handler("fault.progress")
+async def progress(ctx: Context, payload: Payload) -> Payload:
+    """Report progress without end, until a file is there."""
+    note(ctx, payload, "begin")
+    number = 0
+    while not there(payload):
+        number += 1
+        ctx.progress(number, message=str(time.time()))
+        await asyncio.sleep(LOOK_SECONDS)
+    note(ctx, payload, "end")
+    return {}
 
 
 @jobs.handler("fault.poison", initial_backoff=HASTE)

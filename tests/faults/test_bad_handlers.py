@@ -3,7 +3,8 @@
 import pytest
 
 from headway import JobState
-from tests.faults.rig import Rig, until
+from tests.faults.rig import Rig
+from tests.faults.waiting import until
 
 CRASHES_MAX = 3
 
@@ -22,7 +23,7 @@ async def test_a_poison_job_dies_after_its_crash_budget(rig: Rig) -> None:
     assert journal.runs()[job.id] == CRASHES_MAX
     # The first death took the executor along; after it the job had a child process to kill.
     assert [line.child for line in journal.lines()] == [False, True, True]
-    assert (await rig.history(job.id)).count("RETRY") == CRASHES_MAX - 1
+    assert (await rig.history(job.id)).count("RETRY_SCHEDULED") == CRASHES_MAX - 1
     await rig.judge()
 
 
@@ -45,7 +46,7 @@ async def test_a_poison_job_takes_no_innocent_along(rig: Rig) -> None:
             done = await client.get(job.id)
             assert done.state is JobState.COMPLETED
             assert done.attempt == 1
-            assert "RETRY" not in await rig.history(job.id)
+            assert "RETRY_SCHEDULED" not in await rig.history(job.id)
     # Once in company, uncharged, and then three times alone.
     assert journal.runs()[guilty.id] == CRASHES_MAX + 1
     assert max(journal.runs()[job.id] for job in innocent) == 2
@@ -65,11 +66,11 @@ async def test_a_poison_job_that_kills_its_whole_worker_takes_no_innocent_along(
         fuse.touch()
         await until(lambda: journal.runs()[guilty.id] >= 2, "it runs in a child")
         gate.touch()
-        await rig.done(seconds=60)
+        await rig.done()
         assert (await client.get(guilty.id)).state is JobState.DEAD
         for job in innocent:
             assert (await client.get(job.id)).state is JobState.COMPLETED
-            assert "RETRY" not in await rig.history(job.id)
+            assert "RETRY_SCHEDULED" not in await rig.history(job.id)
     await rig.judge()
 
 
@@ -98,14 +99,14 @@ async def test_a_loop_blocked_for_good_costs_only_the_blocker(rig: Rig) -> None:
         (neighbour,) = await rig.submit(client, 1, journal=str(journal), until=str(gate))
         await journal.begun(1)
         (blocker,) = await rig.submit(client, 1, "fault.block", journal=str(journal), seconds=9)
-        await journal.begun(3, seconds=30)
+        await journal.begun(3)
         gate.touch()
         await rig.done()
-        assert "event loop was blocked" in worker.child.log.read_text()
+        assert "event loop was blocked" in worker.log
         assert (await client.get(neighbour.id)).attempt == 1
-        assert "RETRY" not in await rig.history(neighbour.id)
+        assert "RETRY_SCHEDULED" not in await rig.history(neighbour.id)
         events = await rig.history(blocker.id)
-        assert events == ["SUBMITTED", "STARTED", "RETRY", "STARTED", "COMPLETED"]
+        assert events == ["SUBMITTED", "STARTED", "RETRY_SCHEDULED", "STARTED", "COMPLETED"]
     await rig.judge()
 
 
@@ -122,19 +123,23 @@ async def test_a_hanging_job_ends_at_its_timeout(rig: Rig) -> None:
         (polite,) = await rig.submit(client, 1, "fault.hang", journal=str(journal))
         (stubborn,) = await rig.submit(client, 1, "fault.hang.stubborn", journal=str(journal))
         for job in (polite, stubborn):
-            await until(
-                lambda job=job: journal.runs()[job.id] == 2,  # type: ignore[misc]
-                "it is tried again",
-            )
+            await until(lambda job=job: _is_dead(rig, job.id), "it is tried again")  # type: ignore[misc]
         gate.touch()
         await rig.done()
         for job in (polite, stubborn):
+            # The polite one may be interrupted for the sake of the other, which costs it nothing.
+            events = await rig.history(job.id)
+            assert events.count("RETRY_SCHEDULED") == events.count("DEAD") == 1
+            assert journal.runs()[job.id] >= 1
             dead = await client.get(job.id)
             assert dead.state is JobState.DEAD
             assert dead.error is not None
             assert dead.error.type == "Timeout"
-            assert journal.runs()[job.id] == 2
         assert (await client.get(neighbour.id)).attempt == 1
-        assert "RETRY" not in await rig.history(neighbour.id)
-    assert "went on after it was told to stop" in worker.child.log.read_text()
+        assert "RETRY_SCHEDULED" not in await rig.history(neighbour.id)
+    assert "went on after it was told to stop" in worker.log
     await rig.judge()
+
+
+async def _is_dead(rig: Rig, job_id: str) -> bool:
+    return (await rig.history(job_id))[-1:] == ["DEAD"]

@@ -7,11 +7,12 @@ from uuid import UUID
 from headway.v1 import SubmitJobRequest
 from headway_core.database import Database
 from tests.faults.history import check
-from tests.faults.rig import until
+from tests.faults.waiting import promised, until
 from tests.service.serving import serving
 from tests.service.worker import PlayedWorker
 
 WATCHES = 500
+GONE_SECONDS_MAX = 20.0
 CLIENT = """
 import asyncio, sys
 from headway.client import Client
@@ -46,12 +47,12 @@ async def test_a_killed_client_leaves_no_watch_behind(
             return sum(len(topic.watchers) for topic in hub._topics.values())
 
         try:
-            await until(lambda: watchers() == WATCHES, "all watch", seconds=30)
+            await until(lambda: watchers() == WATCHES, "all watch")
         finally:
             process.kill()
             await process.wait()
-        took = await until(lambda: hub.watched == 0, "the server lets go", seconds=20)
-        print(f"client killed -> its {WATCHES} watches gone: {took:.2f} s")
+        took = await until(lambda: hub.watched == 0, "the server lets go")
+        promised(f"client killed -> its {WATCHES} watches gone", took, GONE_SECONDS_MAX)
         worker = await PlayedWorker.register(database, "test.job")
         for job_id in job_ids:
             await worker.complete(job_id)

@@ -5,14 +5,14 @@ import signal
 import time
 
 import psutil
-import pytest
 
 from headway import RetryPolicy
-from tests.faults.rig import Rig, until
+from tests.faults.rig import Rig
+from tests.faults.waiting import promised, until
 
 EXECUTOR_RECOVERY_SECONDS_MAX = 2.0
-LAPSE_SECONDS_MAX = 20.0
-"""A lease of 3 s, the reaper's ticks, and a machine that is busy with other tests."""
+LAPSE_SECONDS_MAX = 10.0
+"""A lease of 3 s and the reaper's ticks."""
 
 
 async def test_jobs_of_a_killed_executor_run_again_at_once(rig: Rig) -> None:
@@ -27,9 +27,8 @@ async def test_jobs_of_a_killed_executor_run_again_at_once(rig: Rig) -> None:
         assert lost
         killed_at = time.time()
         victim.kill()
-        again = (await journal.begun(6 + len(lost), seconds=15))[6:]
+        again = (await journal.begun(6 + len(lost)))[6:]
         took = max(line.time for line in again) - killed_at
-        print(f"executor killed -> its {len(lost)} jobs running again: {took:.2f} s")
         assert {line.job_id for line in again} == lost
         gate.touch()
     await rig.done()
@@ -38,7 +37,7 @@ async def test_jobs_of_a_killed_executor_run_again_at_once(rig: Rig) -> None:
         assert events.count("STARTED") == 2
         assert events.count("COMPLETED") == 1
     await rig.judge()
-    assert took <= EXECUTOR_RECOVERY_SECONDS_MAX
+    promised("executor killed -> its jobs run again", took, EXECUTOR_RECOVERY_SECONDS_MAX)
 
 
 async def test_an_executor_killed_in_any_seam_loses_nothing(rig: Rig) -> None:
@@ -76,13 +75,13 @@ async def test_jobs_of_a_killed_worker_run_elsewhere_when_its_lease_has_lapsed(r
         second = await rig.worker()
         killed_at = time.time()
         await asyncio.to_thread(first.kill)
-        again = (await journal.begun(8, seconds=LAPSE_SECONDS_MAX))[4:]
+        again = (await journal.begun(8))[4:]
         took = max(line.time for line in again) - killed_at
-        print(f"worker killed -> its jobs running again: {took:.2f} s with a lease of 3 s")
         assert second.alive
         gate.touch()
     await rig.judge()
     assert set(journal.runs().values()) == {2}
+    promised("worker killed, lease of 3 s -> its jobs run again", took, LAPSE_SECONDS_MAX)
 
 
 async def test_a_worker_that_slept_beyond_its_lease_changes_nothing(rig: Rig) -> None:
@@ -95,18 +94,15 @@ async def test_a_worker_that_slept_beyond_its_lease_changes_nothing(rig: Rig) ->
         await journal.begun(2)
         zombie.pause()
         await rig.worker()
-        await journal.begun(4, seconds=LAPSE_SECONDS_MAX)
+        await journal.begun(4)
         gate.touch()
         await rig.done()
         ends = len(journal.lines("end"))
         assert ends == 2
         zombie.resume()
         # It finds its lease ended, or its settles fenced; its executor goes, another one comes.
-        log = zombie.child.log
         words = ("run_fenced", "run_no_longer_ours", "its lease was ended")
-        await until(
-            lambda: any(word in log.read_text() for word in words), "the zombie learns of it"
-        )
+        await until(lambda: any(word in zombie.log for word in words), "the zombie learns of it")
         await rig.submit(client, 4)
     await rig.judge()
 
@@ -123,7 +119,7 @@ async def test_a_worker_killed_while_it_drains_loses_nothing(rig: Rig) -> None:
         first.supervisor.send_signal(signal.SIGTERM)
         await rig.hit("release_mid")
         await first.ended()
-        await journal.begun(6, seconds=LAPSE_SECONDS_MAX)
+        await journal.begun(6)
         gate.touch()
         await rig.done()
         for job in jobs:
@@ -133,7 +129,6 @@ async def test_a_worker_killed_while_it_drains_loses_nothing(rig: Rig) -> None:
     await rig.judge()
 
 
-@pytest.mark.slow_faults
 async def test_sigkill_to_all_of_a_draining_worker_loses_nothing(rig: Rig) -> None:
     """P10: nobody is left to end the lease; it lapses."""
     first = await rig.worker(HEADWAY_DRAIN_SECONDS="30")
@@ -143,9 +138,9 @@ async def test_sigkill_to_all_of_a_draining_worker_loses_nothing(rig: Rig) -> No
         await journal.begun(2)
         await rig.worker()
         first.supervisor.send_signal(signal.SIGTERM)
-        await until(lambda: "draining" in first.child.log.read_text(), "it drains")
+        await until(lambda: "draining" in first.log, "it drains")
         await asyncio.to_thread(first.kill)
-        await journal.begun(4, seconds=LAPSE_SECONDS_MAX)
+        await journal.begun(4)
         gate.touch()
     await rig.judge()
 
@@ -161,10 +156,10 @@ async def test_executors_do_not_outlive_their_supervisor(rig: Rig) -> None:
         assert len(executors) == 2
         await rig.worker()
         first.supervisor.kill()
-        _, left = await asyncio.to_thread(psutil.wait_procs, executors, 3)
+        _, left = await asyncio.to_thread(psutil.wait_procs, executors, 20)
         assert not left
         await first.ended()
-        await journal.begun(4, seconds=LAPSE_SECONDS_MAX)
+        await journal.begun(4)
         gate.touch()
     await rig.judge()
 
@@ -179,9 +174,9 @@ async def test_a_paused_supervisor_costs_its_executor_the_lease(rig: Rig) -> Non
         before = first.executors()
         await rig.worker()
         first.supervisor.suspend()
-        await journal.begun(4, seconds=LAPSE_SECONDS_MAX)
+        await journal.begun(4)
         first.supervisor.resume()
-        _, left = await asyncio.to_thread(psutil.wait_procs, before, 10)
+        _, left = await asyncio.to_thread(psutil.wait_procs, before, 60)
         assert not left, "the executor without a lease goes on"
         gate.touch()
         await rig.submit(client, 4)

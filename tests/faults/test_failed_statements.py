@@ -1,0 +1,115 @@
+"""P1, P2, P9, P11: Postgres refuses statements, has no connection free, or is held up."""
+
+import asyncio
+import contextlib
+import time
+
+import asyncpg
+import pytest
+
+from headway import HeadwayError
+from headway_core import submissions
+from headway_core.database import Database
+from headway_core.errors import StoreUnavailable
+from tests.faults.rig import Rig
+from tests.faults.waiting import promised
+from tests.store.conftest import submission
+
+INJECTED = """
+CREATE SEQUENCE faults;
+CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('faults') % {every} = 0 THEN
+        RAISE EXCEPTION 'injected' USING ERRCODE = '{code}';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION fail();
+"""
+CODES = ("40P01", "40001", "55P03", "53200")
+"""A deadlock, a serialization failure, a lock that is not to be had, memory that is not."""
+BATCH = 50
+SLOWDOWN_MAX = 4.0
+"""Between batches; a busy neighbour makes a factor of two."""
+REMOVED = """
+DROP TRIGGER IF EXISTS fail ON jobs;
+DROP FUNCTION IF EXISTS fail;
+DROP SEQUENCE IF EXISTS faults;
+"""
+
+
+async def test_failed_statements_are_run_again(rig: Rig) -> None:
+    """P1, P2: every seventh change of a job fails, as by a deadlock and so on; callers of the
+    worker never see it, and callers of the server only as UNAVAILABLE, which the client retries.
+    """
+    await rig.worker("--concurrency", "4")
+    connection = await asyncpg.connect(rig.stack.database_url)
+    try:
+        async with rig.client() as client:
+            for code in CODES:
+                await connection.execute(INJECTED.format(every=7, code=code))
+                for _ in range(20):
+                    with contextlib.suppress(HeadwayError):
+                        rig.accept([await client.submit("fault.work", {})])
+                await rig.done()
+                assert await connection.fetchval("SELECT last_value FROM faults") > 7
+                await connection.execute(REMOVED)
+    finally:
+        await connection.execute(REMOVED)
+        await connection.close()
+    await rig.judge()
+
+
+@pytest.mark.parametrize(
+    "batches", [4, pytest.param(60, marks=pytest.mark.slow_faults, id="60, at length")]
+)
+async def test_an_idle_transaction_under_load_slows_nothing_down(rig: Rig, batches: int) -> None:
+    """P11: a forgotten session pins the horizon, so that no dead row can be cleaned up, while jobs
+    run in batches of 50; the last batches take no longer than the first.
+    """
+    await rig.worker("--concurrency", "10")
+    times: list[float] = []
+    holder = await asyncpg.connect(rig.stack.database_url)
+    try:
+        async with holder.transaction(isolation="repeatable_read"):
+            await holder.fetch("SELECT count(*) FROM jobs")
+            async with rig.client() as client:
+                for _ in range(batches):
+                    begun = time.monotonic()
+                    await rig.submit(client, BATCH)
+                    await rig.done()
+                    times.append(time.monotonic() - begun)
+            assert await holder.fetchval("SELECT count(*) FROM jobs") == 0
+            held = await holder.fetchval(
+                "SELECT age(backend_xmin) FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+            )
+            assert held > batches, "it pinned nothing"
+    finally:
+        await holder.close()
+    await rig.judge(without_fault=True)
+    quarter = len(times) // 4
+    first, last = (sorted(part)[quarter // 2] for part in (times[:quarter], times[-quarter:]))
+    print(f"{BATCH} jobs beside an idle transaction: first {first:.2f} s, last {last:.2f} s")
+    assert last <= SLOWDOWN_MAX * first
+
+
+async def test_an_exhausted_pool_refuses_fast(database_url: str) -> None:
+    """P9: UNAVAILABLE within the time of one call, never a hang, and the pool is whole after."""
+    database = await Database.connect(database_url, name="small", size=2, timeout_seconds=0.8)
+    try:
+        async with database.transaction(timeout_seconds=5), database.transaction(timeout_seconds=5):
+            begun = time.monotonic()
+            submits = [
+                submissions.submit(database, [submission()], queue_depth_max=None)
+                for _ in range(50)
+            ]
+            answers = await asyncio.gather(*submits, return_exceptions=True)
+            assert all(isinstance(answer, StoreUnavailable) for answer in answers)
+            promised("50 submits, no connection free", time.monotonic() - begun, 2.0)
+        submits = [
+            submissions.submit(database, [submission()], queue_depth_max=None) for _ in range(50)
+        ]
+        await asyncio.gather(*submits)
+        assert await database.fetchval("SELECT count(*) FROM jobs") == 50
+    finally:
+        await database.close()
