@@ -26,10 +26,10 @@ dev: setup ## run it here: private PostgreSQL and RabbitMQ, server, worker
 
 # Three processes on two cores, a file each, since they often wait; each has services of its own.
 # What asserts a duration runs after them, alone. 5: ARGS chose none of them.
-test: setup ## run all tests but the fault matrix, against private services
+test: setup ## run all tests, the fault matrix scaled down, against private services
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
-	  -m "not slow_faults and not alone" --ignore tests/faults $(ARGS) || [ $$? = 5 ]
-	@$(BIN)/python -m pytest -m alone --ignore tests/faults $(ARGS) || [ $$? = 5 ]
+	  -m "not slow_faults and not alone" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]
 
 # Half an hour: default times, ten thousand rounds of every race, jobs of four minutes.
 faults: setup ## run the fault matrix at full length, and print recovery times

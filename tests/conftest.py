@@ -49,7 +49,14 @@ LONG_FILES = (
     "tests/end_to_end/test_demo.py",
     "tests/service/test_app.py",
 )
-QUITE_LONG = ("tests/end_to_end/", "tests/model/", "tests/worker/", "tests/dev/", "tests/broker/")
+QUITE_LONG = (
+    "tests/faults/",
+    "tests/end_to_end/",
+    "tests/model/",
+    "tests/worker/",
+    "tests/dev/",
+    "tests/broker/",
+)
 
 
 @pytest.hookimpl(trylast=True)
