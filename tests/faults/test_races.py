@@ -29,7 +29,7 @@ REPLAYS = 50
 REPLAY_ROUNDS = ROUNDS if ROUNDS >= 10_000 else max(ROUNDS // 20, 3)
 
 
-async def _worker(database: Database, lease: timedelta = timedelta(minutes=5)) -> UUID:
+async def _worker(database: Database, lease: timedelta = timedelta(hours=1)) -> UUID:
     worker_id = uuid4()
     await leases.register(
         database, worker_id, name="race", queues=["default"], types=[HANDLER], lease=lease
