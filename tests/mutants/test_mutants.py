@@ -251,8 +251,8 @@ MUTANTS = {
         without(
             leases.SQL,
             "lapsed",
-            "workers.id IS NULL OR workers.ended_time IS NOT NULL OR",
-            "workers.ended_time IS NULL AND",
+            "ended_time IS NOT NULL OR lease_expires",
+            "ended_time IS NULL AND lease_expires",
         ),
         a_run_that_the_reaper_found_locked,
         "RUNNING at rest",
