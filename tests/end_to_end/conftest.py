@@ -1,11 +1,10 @@
 """Stacks of real processes: shared ones, and others for tests that end what they run on."""
 
-import itertools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import pytest
 
@@ -16,16 +15,10 @@ MakeStack = Callable[..., Stack]
 
 
 @pytest.fixture(scope="session")
-def _stack_numbers() -> Iterator[int]:
-    return itertools.count(1)
-
-
-@pytest.fixture(scope="session")
 def new_stack(
     services: Services,
     template_database: str,
     _vhosts: Any,
-    _stack_numbers: Iterator[int],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[MakeStack]:
     """Make stacks with a database and a virtual host of their own, no process started yet."""
@@ -35,7 +28,7 @@ def new_stack(
     template = urlsplit(template_database).path.lstrip("/")
 
     def make(**settings: str) -> Stack:
-        name = f"headway_stack_{os.getpid()}_{next(_stack_numbers)}"
+        name = f"headway_stack_{uuid4().hex}"
         query(services.database_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         stack = Stack(
             services,

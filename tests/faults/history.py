@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Final
 from uuid import UUID
 
-from headway_core.database import Database, Record
+from headway_core.database import Connection, Database, Record
 from headway_core.states import DONE, MAY_FOLLOW, EventType, JobState
 
 _TERMINAL: Final = frozenset({EventType.COMPLETED, EventType.DEAD, EventType.CANCELLED})
@@ -22,6 +22,7 @@ _JOBS: Final = """
 SELECT id, state, sequence, run_epoch, claim_id, worker_id, wait_time FROM jobs
 WHERE id > $1 ORDER BY id LIMIT $2
 """
+CHECK_SECONDS_MAX: Final = 600.0
 PAGE_JOBS: Final = 2_000
 """Read at a time: a soak leaves more than fits into memory."""
 
@@ -33,11 +34,19 @@ async def check(
     accepted: Collection[UUID] = (),
     without_fault: bool = False,
 ) -> list[str]:
-    """Return every violation, in words.
+    """Return every violation, in words; all is read as of one moment.
 
     `accepted`: jobs whose submit was answered. `at_rest`: nothing is on its way, so every job is
     done and the outbox empty. `without_fault`: nothing was killed, so each run ended by its own.
     """
+    async with database.transaction(timeout_seconds=CHECK_SECONDS_MAX) as reader:
+        await reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        return await _check(reader, at_rest, accepted, without_fault=without_fault)
+
+
+async def _check(
+    database: Connection, at_rest: bool, accepted: Collection[UUID], *, without_fault: bool
+) -> list[str]:
     known: set[UUID] = set()
     violations: list[str] = []
     after = UUID(int=0)
@@ -108,7 +117,7 @@ def _declined_again(job: Record, last: Record) -> bool:
     return bool(job["state"] == JobState.PENDING and last["state"] == JobState.QUEUED)
 
 
-async def _check_side_tables(database: Database) -> list[str]:
+async def _check_side_tables(database: Connection) -> list[str]:
     queries = {
         "RUNNING without a run": (
             "SELECT id FROM jobs AS j WHERE state = 3 AND NOT EXISTS (SELECT FROM runs AS r "

@@ -8,11 +8,11 @@ import pytest
 from headway import SyncClient
 from headway.jobs import JobState
 from headway_dev.services import Services
-from tests.end_to_end.conftest import MakeStack, _stack_numbers, new_stack
+from tests.end_to_end.conftest import MakeStack, new_stack
 from tests.fuzz.attacked import Attacked
 from tests.fuzz.effort import thrown
 
-__all__ = ["_stack_numbers", "new_stack"]
+__all__ = ["new_stack"]
 
 VHOST = "fuzz"
 # Nothing in the background may change a row while a digest is compared.

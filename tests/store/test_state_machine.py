@@ -258,6 +258,11 @@ class Machine(RuleBasedStateMachine):
         assert held == expected, f"{names}: {held}, not {expected}"
         after = (ahead if commits and waited else before).copy()
         expected = second.expect(after, jobs, rows)
+        if commits and waited and second.name.startswith("cancel "):
+            # A statement that waits does not see the rows written meanwhile, so it leaves a message
+            # behind, which finds nothing to do.
+            for number, row in ahead.outbox.items() - before.outbox.items():
+                after.outbox.setdefault(number, row)
         answer = self._keep(answer)
         assert answer == expected, f"{names}: second {answer}, not {expected}; waited {waited}"
         if commits and not waited:

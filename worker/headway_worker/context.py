@@ -162,12 +162,19 @@ async def _in_thread(call: Callable[[], Any]) -> object:
     cancelled step ends when its thread does; one that never does is a case for the watchdog.
     """
     context = contextvars.copy_context()
-    work = asyncio.get_running_loop().run_in_executor(None, context.run, call)
+    work = asyncio.get_running_loop().run_in_executor(None, context.run, _called, call)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         await asyncio.wait([work])
         raise
+
+
+def _called(call: Callable[[], Any]) -> object:
+    try:
+        return call()
+    except StopIteration as error:  # which no future takes: whoever waits for it waits for ever
+        raise RuntimeError("the step raised StopIteration") from error
 
 
 async def _awaited(value: Awaitable[object]) -> object:
