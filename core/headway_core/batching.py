@@ -8,7 +8,8 @@ from typing import Final, Generic, TypeVar
 
 from headway_core.errors import HeadwayError
 
-BUSY_ITEMS_MIN: Final = 4
+LULL_SECONDS: Final = 0.001
+"""When nothing comes for so long, a flush waits no longer."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,10 +18,10 @@ Result = TypeVar("Result")
 class GroupCommit(Generic[Item, Result]):
     """Collects items while a flush is under way and gives them to the next one.
 
-    An idle group adds no wait. `linger` is waited before a flush only if the one before it carried
-    BUSY_ITEMS_MIN, so that a loaded group fills its batches. `key`: at most one item with the same
-    key shares a flush, for a statement can change a row once. `run` is the one flusher; if it ends,
-    its process must end.
+    An idle group adds no wait. After a flush that was shared, the next one waits as long as more
+    items keep coming, `linger` at most, so that a loaded group fills its batches. `key`: at most
+    one item with the same key shares a flush, for a statement can change a row once. `run` is the
+    one flusher; if it ends, its process must end.
     """
 
     def __init__(
@@ -54,14 +55,22 @@ class GroupCommit(Generic[Item, Result]):
         try:
             while True:
                 await self._filled.wait()
-                if self._linger_seconds and BUSY_ITEMS_MIN <= last < self._batch_max:
-                    await asyncio.sleep(self._linger_seconds)
+                if self._linger_seconds and last > 1:
+                    await self._gather()
                 batch = self._take()
                 last = len(batch)
                 await self._settle(batch)
         finally:
             while self._waiting:
                 self._waiting.popleft()[1].cancel()
+
+    async def _gather(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._linger_seconds
+        before = 0
+        while before < len(self._waiting) < self._batch_max and loop.time() < deadline:
+            before = len(self._waiting)
+            await asyncio.sleep(LULL_SECONDS)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []

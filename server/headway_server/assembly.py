@@ -44,7 +44,7 @@ from headway_server.sweeper import Sweeper
 from headway_server.watch_hub import WatchHub
 
 PROCESS_NAME: Final = "headway-server"
-LINGER: Final = timedelta(milliseconds=1)
+LINGER: Final = timedelta(milliseconds=6)
 """Between shared commits, under load only."""
 FINISH: Final = timedelta(seconds=2)
 """For publishes and marks that are under way at the end."""

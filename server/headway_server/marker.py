@@ -15,6 +15,8 @@ from headway_server.streak import Streak
 
 LAZINESS: Final = timedelta(milliseconds=50)
 """A job that starts sooner has STARTED right after SUBMITTED, and costs one row version less."""
+GATHERING: Final = timedelta(milliseconds=20)
+"""So long a mark waits for others, to share a commit."""
 BATCH_MAX: Final = 500
 WAITING_MAX: Final = 50_000
 """Beyond it marks are left out: the job runs all the same, or a sweep finds it."""
@@ -51,7 +53,8 @@ class Marker:
         while True:
             await self._filled.wait()
             if self._waiting:
-                await asyncio.sleep(max(0.0, self._waiting[0][0] - loop.time()))
+                due = self._waiting[0][0] + GATHERING.total_seconds()
+                await asyncio.sleep(due - loop.time())
             batch = self._take(loop.time())
             try:
                 await self._mark(batch)

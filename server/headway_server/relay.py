@@ -29,6 +29,9 @@ FAST_WAITING_MAX: Final = 10_000
 """What does not fit is left to the poller."""
 FAST_LANES: Final = 2
 """While one waits for the database, the other publishes."""
+FAST_BUSY_MIN: Final = 8
+FAST_GATHERING: Final = timedelta(milliseconds=5)
+"""After a batch of FAST_BUSY_MIN a lane waits so long for the next one to fill."""
 FAST_AGE_SECONDS_MAX: Final = 1.0
 """Older ones are left to a poller: a publish takes its time, and a reservation runs out."""
 POLL: Final = timedelta(milliseconds=250)
@@ -89,8 +92,11 @@ class Relay:
             group.create_task(self._poll())
 
     async def _publish_fast(self) -> Never:
+        batch: list[Dispatch] = []
         while True:
             await self._fast_filled.wait()
+            if FAST_BUSY_MIN <= len(batch) < BATCH_MAX and not self._finishing:
+                await asyncio.sleep(FAST_GATHERING.total_seconds())
             batch = self._take_fast()
             with self._work():
                 if batch:
