@@ -8,8 +8,7 @@ from typing import Final, Generic, TypeVar
 
 from headway_core.errors import HeadwayError
 
-LULL_SECONDS: Final = 0.001
-"""When nothing comes for so long, a flush waits no longer."""
+LULL: Final = timedelta(milliseconds=1)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,9 +18,9 @@ class GroupCommit(Generic[Item, Result]):
     """Collects items while a flush is under way and gives them to the next one.
 
     An idle group adds no wait. After a flush that was shared, the next one waits as long as more
-    items keep coming, `linger` at most, so that a loaded group fills its batches. `key`: at most
-    one item with the same key shares a flush, for a statement can change a row once. `run` is the
-    one flusher; if it ends, its process must end.
+    items keep coming, `linger` at most, so that a loaded group fills its batches; they have stopped
+    when none comes for a `lull`. `key`: at most one item with the same key shares a flush, for a
+    statement can change a row once. `run` is the one flusher; if it ends, its process must end.
     """
 
     def __init__(
@@ -30,11 +29,13 @@ class GroupCommit(Generic[Item, Result]):
         *,
         batch_max: int = 256,
         linger: timedelta = timedelta(0),
+        lull: timedelta = LULL,
         key: Callable[[Item], Hashable] | None = None,
     ) -> None:
         self._flush = flush
         self._batch_max = batch_max
         self._linger_seconds = linger.total_seconds()
+        self._lull_seconds = lull.total_seconds()
         self._key = key
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._filled = asyncio.Event()
@@ -70,7 +71,7 @@ class GroupCommit(Generic[Item, Result]):
         before = 0
         while before < len(self._waiting) < self._batch_max and loop.time() < deadline:
             before = len(self._waiting)
-            await asyncio.sleep(LULL_SECONDS)
+            await asyncio.sleep(self._lull_seconds)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []

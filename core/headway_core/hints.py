@@ -43,7 +43,7 @@ __all__ = [
 
 WINDOW_SECONDS: Final = 0.002
 """At least this lies between two messages; a hint after a pause leaves at once."""
-BUSY_WINDOW_SECONDS: Final = 0.01
+BUSY_WINDOW_SECONDS: Final = 0.02
 BUSY_HINTS_MIN: Final = 20
 """After a message of so many hints the busy window holds: each message costs every listener."""
 PENDING_MAX: Final = 10_000

@@ -39,9 +39,12 @@ SERVICE: Final = "headway-worker"
 CONNECTIONS_MAX: Final = 6
 """To Postgres: a flusher each for claims and settles; steps, progress and reconciliation."""
 LINGER_SLOTS: Final = 50
-LINGER_PER_SLOT: Final = timedelta(microseconds=20)
-LINGER_MAX: Final = timedelta(milliseconds=4)
-"""With more slots than LINGER_SLOTS, shared commits fill better if they wait so long under load."""
+LINGER_PER_SLOT: Final = timedelta(microseconds=50)
+LINGER_MAX: Final = timedelta(milliseconds=10)
+LULL: Final = timedelta(milliseconds=3)
+"""With more slots than LINGER_SLOTS, shared commits fill better if they wait so long under load: a
+write to a socket costs as much as the handling of a job.
+"""
 STEP_THREADS_MORE: Final = 8
 """Threads for steps and for user code's own `asyncio.to_thread`, beyond one a slot."""
 STOPPING_SECONDS_MAX: Final = 2.0
@@ -188,11 +191,13 @@ class Engine:
             claims=GroupCommit(
                 lambda items: claims.claim(database, items, worker_id=worker_id, types=types),
                 linger=linger,
+                lull=LULL,
                 key=lambda item: item.job_id,
             ),
             settles=GroupCommit(
                 lambda items: store.settle(database, items, worker_id=worker_id),
                 linger=linger,
+                lull=LULL,
                 key=lambda item: item.job_id,
             ),
             consumer=self.consumer,
