@@ -1,10 +1,9 @@
 """The model explored to the end, and every guard of it taken away once. -s shows the counts.
 
-HEADWAY_TEST_MODEL=large adds budgets that take minutes.
+`pytest -m "" tests/model` adds budgets that take minutes.
 """
 
 import gc
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,6 @@ from tests.model.invariants import messages
 from tests.model.protocol import MUTANTS, Protocol
 from tests.model.state import Budget, State
 
-LARGE = os.environ.get("HEADWAY_TEST_MODEL") == "large"
 ONE_JOB = {
     "no fault": Budget(),
     "crash": Budget(crashes=1),
@@ -96,7 +94,7 @@ def test_nor_with_two_jobs(shape: str) -> None:
     assert not found.verdict
 
 
-@pytest.mark.skipif(not LARGE, reason="minutes; HEADWAY_TEST_MODEL=large")
+@pytest.mark.slow_faults
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("shape", MORE)
 def test_nor_with_larger_budgets(shape: str) -> None:
