@@ -151,6 +151,23 @@ async def test_a_failing_step_is_not_stored(stage: Stage, jobs: Jobs) -> None:
     assert calls.made == ["one", "one"]
 
 
+async def test_a_stopped_iteration_out_of_a_step_is_an_error_as_any_other(
+    stage: Stage, jobs: Jobs
+) -> None:
+    """No future can hold a StopIteration: the step would be waited for, for ever."""
+
+    @jobs.handler("work", max_attempts=1)
+    async def work(ctx: Context, payload: Payload) -> Payload:
+        return {"first": await ctx.step("first", next, iter(()))}
+
+    async with stage.engine(jobs):
+        job = await stage.wait(await stage.submit("work"))
+    assert job.state is JobState.DEAD
+    assert job.error is not None
+    assert job.error.type == "RuntimeError"
+    assert "StopIteration" in job.error.message
+
+
 async def test_idempotency_keys_are_the_same_in_every_run(stage: Stage, jobs: Jobs) -> None:
     keys: set[str] = set()
 
