@@ -68,13 +68,21 @@ class Database:
 
     @classmethod
     async def connect(
-        cls, url: str, *, name: str, size: int = 8, timeout_seconds: float = 5.0
+        cls,
+        url: str,
+        *,
+        name: str,
+        size: int = 8,
+        timeout_seconds: float = 5.0,
+        plan_once: bool = False,
     ) -> Self:
         """Make a pool of at most `size` connections; they are opened when needed.
 
         `name` is shown in pg_stat_activity. `timeout_seconds` bounds each call, waiting for a free
-        connection included.
+        connection included. `plan_once`: for statements that are run all the time and have one good
+        plan; otherwise Postgres plans each run anew, which takes as long as a submit itself.
         """
+        plans = {"plan_cache_mode": "force_generic_plan"} if plan_once else {}
         pool = asyncpg.create_pool(
             url,
             min_size=0,
@@ -82,7 +90,7 @@ class Database:
             timeout=min(timeout_seconds, 2.0),
             reset=_keep_session,
             max_inactive_connection_lifetime=300,
-            server_settings={"application_name": name, **SESSION_SETTINGS},
+            server_settings={"application_name": name, **SESSION_SETTINGS, **plans},
         )
         return cls(await pool, timeout_seconds)
 

@@ -77,7 +77,7 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         calls_database = await _connect(
-            stack, settings, "calls", DATABASE_CONNECTIONS, CALL_DATABASE_TIME_MAX
+            stack, settings, "calls", DATABASE_CONNECTIONS, CALL_DATABASE_TIME_MAX, plan_once=True
         )
         database = await _connect(
             stack, settings, "background", BACKGROUND_CONNECTIONS, BACKGROUND_DATABASE_TIME_MAX
@@ -181,13 +181,20 @@ async def running(
 
 
 async def _connect(
-    stack: AsyncExitStack, settings: ServerSettings, use: str, size: int, time_max: timedelta
+    stack: AsyncExitStack,
+    settings: ServerSettings,
+    use: str,
+    size: int,
+    time_max: timedelta,
+    *,
+    plan_once: bool = False,
 ) -> Database:
     database = await Database.connect(
         settings.database_url.get_secret_value(),
         name=f"{PROCESS_NAME} {use}",
         size=size,
         timeout_seconds=time_max.total_seconds(),
+        plan_once=plan_once,
     )
     stack.push_async_callback(database.close)
     return database

@@ -68,7 +68,10 @@ async def execute(
     telemetry = Telemetry.start(SERVICE, settings)
     metrics = Metrics.start(metrics_settings(settings, options.number), service=SERVICE)
     database = await Database.connect(
-        settings.database_url.get_secret_value(), name=SERVICE, size=CONNECTIONS_MAX
+        settings.database_url.get_secret_value(),
+        name=SERVICE,
+        size=CONNECTIONS_MAX,
+        plan_once=True,
     )
     handled = {handler.queue for handler in jobs.handlers.values()}
     engine = Engine(
