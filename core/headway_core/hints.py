@@ -97,7 +97,7 @@ class HintPublisher:
             await self._arrived.wait()
             await asyncio.sleep(next_time - loop.time())
             hints = self._take()
-            busy = len(hints) >= BUSY_HINTS_MIN and len(hints) < HINTS_PER_MESSAGE
+            busy = BUSY_HINTS_MIN <= len(hints) < HINTS_PER_MESSAGE
             next_time = loop.time() + (BUSY_WINDOW_SECONDS if busy else WINDOW_SECONDS)
             message = Message(
                 encode(hints),

@@ -36,9 +36,15 @@ DEFAULT_POLICY: Final = RetryPolicy(
 )
 
 
+ERROR_BYTES_MAX: Final = 4_096
+ERROR_TYPE_BYTES_MAX: Final = 256
+
+
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Why an attempt failed. `message` is at most ERROR_BYTES_MAX bytes of UTF-8."""
+    """Why an attempt failed. `message` is at most ERROR_BYTES_MAX bytes of UTF-8, `type`
+    ERROR_TYPE_BYTES_MAX.
+    """
 
     type: str
     message: str

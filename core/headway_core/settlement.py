@@ -8,7 +8,13 @@ from typing import Final, assert_never
 from headway_core.backoff import exponential, full_jitter
 from headway_core.content import Content, storable_text
 from headway_core.dead_letters import fingerprint
-from headway_core.job import CRASHES_MAX, JobError, RetryPolicy
+from headway_core.job import (
+    CRASHES_MAX,
+    ERROR_BYTES_MAX,
+    ERROR_TYPE_BYTES_MAX,
+    JobError,
+    RetryPolicy,
+)
 from headway_core.outcomes import (
     Cancelled,
     Failed,
@@ -22,7 +28,6 @@ from headway_core.outcomes import (
 from headway_core.rows import given
 from headway_core.states import EventType, Isolation, JobState
 
-ERROR_BYTES_MAX: Final = 4096
 SNOOZE_MAX: Final = timedelta(days=365)
 
 
@@ -156,7 +161,7 @@ def _next_isolation(isolation: Isolation) -> Isolation:
 
 def _storable(error: JobError) -> JobError:
     return JobError(
-        storable_text(error.type, 256),
+        storable_text(error.type, ERROR_TYPE_BYTES_MAX),
         storable_text(error.message, ERROR_BYTES_MAX),
         error.retryable,
     )

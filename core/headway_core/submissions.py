@@ -181,16 +181,10 @@ async def _explain(
     database: Database, left: Sequence[Submission]
 ) -> dict[UUID, Submitted | Refused]:
     """Tell why submissions made no row. Those that may make one now are left out."""
-    found = await database.fetch(
-        SQL.find_submitted,
-        [item.id for item in left],
-        [item.idempotency_key for item in left],
-        [item.queue for item in left],
-    )
     outcomes: dict[UUID, Submitted | Refused] = {}
     existing: dict[UUID, UUID] = {}
     unknown: list[Submission] = []
-    for item, record in zip(left, _in_order(left, found), strict=True):
+    for item, record in zip(left, await _find(database, left), strict=True):
         judged = _judge(item, record)
         if isinstance(judged, Refused):
             outcomes[item.id] = judged
@@ -220,19 +214,16 @@ def _judge(item: Submission, found: Record) -> UUID | Refused | None:
     return item.id if found["stored_before"] else None
 
 
-async def _find(connection: Connection, items: Sequence[Submission]) -> list[Record]:
+async def _find(source: Database | Connection, items: Sequence[Submission]) -> list[Record]:
+    """Read what stands in the way of submissions, in their order."""
     if not items:
         return []
-    found = await connection.fetch(
+    found = await source.fetch(
         SQL.find_submitted,
         [item.id for item in items],
         [item.idempotency_key for item in items],
         [item.queue for item in items],
     )
-    return _in_order(items, found)
-
-
-def _in_order(items: Sequence[Submission], found: Sequence[Record]) -> list[Record]:
     by_id = {record["id"]: record for record in found}
     return [by_id[item.id] for item in items]
 

@@ -44,12 +44,13 @@ class Telemetry:
     ) -> Self:
         """Begin to export spans, as the settings and OpenTelemetry's own variables say."""
         environ = os.environ if environ is None else environ
-        if destination(settings.trace_dir, environ) is None:
+        where = destination(settings.trace_dir, environ)
+        if where is None:
             return cls(None, traces_per_second=settings.traces_per_second)
         # Imported here: the SDK takes 0.1 s of each start.
         from headway_core.trace_files import tracer_provider
 
-        provider = tracer_provider(service, settings.trace_dir, environ)
+        provider = tracer_provider(service, where, environ)
         return cls(provider, traces_per_second=settings.traces_per_second)
 
     @classmethod

@@ -10,9 +10,10 @@ COLLECTOR_VARIABLES: Final = (
 )
 
 
-def destination(
-    directory: Path | None, environ: Mapping[str, str]
-) -> Path | Literal["collector"] | None:
+Destination = Path | Literal["collector"]
+
+
+def destination(directory: Path | None, environ: Mapping[str, str]) -> Destination | None:
     """Say where: files in a directory, a collector, or (None) nowhere.
 
     A collector (OTLP over HTTP, with all of OpenTelemetry's own variables) takes precedence over

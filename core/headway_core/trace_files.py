@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
 from headway_core.errors import SettingsInvalid
-from headway_core.trace_destination import destination
+from headway_core.trace_destination import Destination
 
 FILE_BYTES_MAX: Final = 128 * 2**20
 """Two files of this size a process: one being written, and the one before it."""
@@ -29,14 +29,14 @@ FLUSH_SECONDS_MAX: Final = 2.0
 
 
 def tracer_provider(
-    service: str, directory: Path | None, environ: Mapping[str, str]
-) -> TracerProvider | None:
-    """Make the provider that exports as the environment says; None if spans go nowhere.
+    service: str, destination: Destination, environ: Mapping[str, str]
+) -> TracerProvider:
+    """Make the provider that exports there.
 
     Raises SettingsInvalid if nothing can be written to the directory.
     """
     exporter: SpanExporter
-    match destination(directory, environ):
+    match destination:
         case "collector":
             # Imported here: it costs 60 ms, and few processes need it.
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -47,8 +47,6 @@ def tracer_provider(
             exporter = FileSpanExporter(
                 stream=cast("IO[str]", RotatingFile(trace_file(files, service)))
             )
-        case None:
-            return None
     provider = TracerProvider(
         # Whether a trace is recorded was decided where it began (see sampling.py).
         sampler=ParentBased(ALWAYS_ON),

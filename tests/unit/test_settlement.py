@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headway_core.backoff import exponential, full_jitter
 from headway_core.dead_letters import fingerprint
-from headway_core.job import CRASHES_MAX, DEFAULT_POLICY, JobError, RetryPolicy
+from headway_core.job import CRASHES_MAX, DEFAULT_POLICY, ERROR_BYTES_MAX, JobError, RetryPolicy
 from headway_core.outcomes import (
     Cancelled,
     Failed,
@@ -21,7 +21,7 @@ from headway_core.outcomes import (
     TimedOut,
     WorkerLost,
 )
-from headway_core.settlement import ERROR_BYTES_MAX, RunBudget, Settlement, decide
+from headway_core.settlement import RunBudget, Settlement, decide
 from headway_core.states import MAY_FOLLOW, EventType, Isolation, JobState
 
 ERROR = JobError("ValueError", "bad", retryable=True)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, assert_never
+from typing import assert_never
 
 from headway_core.content import storable_text
-from headway_core.job import JobError
+from headway_core.job import ERROR_BYTES_MAX, ERROR_TYPE_BYTES_MAX, JobError
 from headway_core.outcomes import (
     Cancelled,
     Failed,
@@ -20,9 +20,6 @@ from headway_core.stacks import class_of
 from headway_worker.endings import Ending, Raised, Returned, Stop
 from headway_worker.handler_errors import PermanentError, RetryLater
 from headway_worker.values import result_content
-
-ERROR_BYTES_MAX: Final = 4_096
-TYPE_BYTES_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ def describe(error: BaseException) -> JobError:
     except BaseException:  # noqa: BLE001 - user code: __str__ may do anything, even exit
         text = "(its text cannot be read)"
     return JobError(
-        type=storable_text(class_of(error), TYPE_BYTES_MAX),
+        type=storable_text(class_of(error), ERROR_TYPE_BYTES_MAX),
         message=text,
         retryable=not isinstance(error, PermanentError),
     )
