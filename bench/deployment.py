@@ -15,7 +15,7 @@ from headway_dev import ports
 from headway_dev.children import Child, stop_all
 from headway_dev.services import Services
 
-HANDLERS: Final = "bench.noop:jobs"
+HANDLERS: Final = "bench.handlers:jobs"
 STOP_SECONDS: Final = 20.0
 PAYLOAD: Final = b'{"country": "FR"}' * 12
 BATCH: Final = 32
@@ -71,7 +71,7 @@ class Deployment:
         payload = Payload(data=PAYLOAD)
         labels = {"tenant": "t1"}
         return SubmitJobRequest(
-            type="noop", payload=payload, labels=labels, idempotency_key=str(uuid4())
+            type="bench.small_result", payload=payload, labels=labels, idempotency_key=str(uuid4())
         )
 
     async def cost(self) -> "Cost":

@@ -14,6 +14,12 @@ async def noop(_ctx: Context, _payload: object) -> None:
     """Do nothing."""
 
 
+@jobs.handler("bench.small_result")
+async def small_result(_ctx: Context, _payload: object) -> dict[str, int]:
+    """Return at once, with a small result."""
+    return {"pages": 12}
+
+
 @jobs.handler("bench.progress")
 async def progress(ctx: Context, payload: dict[str, float]) -> None:
     """Report progress `reports` times, `seconds` apart give or take a fifth.
