@@ -18,7 +18,7 @@ from aio_pika.connection import make_url
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from pydantic import SecretStr
 
-from headway_core import lenient_frames
+from headway_core import buffered_frames, lenient_frames
 from headway_core.broker_border import LoginRefused, broker_border, reason_of
 from headway_core.errors import BrokerUnavailable, TopologyMismatch
 
@@ -38,6 +38,7 @@ STEADY_SECONDS: Final = 10.0
 log = structlog.get_logger(__name__)
 
 lenient_frames.install()
+buffered_frames.install()
 
 Use = Callable[[AbstractConnection], Awaitable[None]]
 Trouble = BrokerUnavailable | TopologyMismatch

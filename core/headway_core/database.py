@@ -157,7 +157,7 @@ class Database:
     async def _connection(self, timeout_seconds: float) -> AsyncIterator[Connection]:
         try:
             async with asyncio.timeout(timeout_seconds):
-                connection: Connection = await self._pool.acquire(timeout=timeout_seconds)
+                connection: Connection = await self._pool.acquire()
                 try:
                     yield connection
                 except (*_AWAY, asyncio.CancelledError):
@@ -166,7 +166,7 @@ class Database:
                     connection.terminate()
                     raise
                 finally:
-                    await self._pool.release(connection)
+                    await self._pool.release(connection, timeout=timeout_seconds)
         except asyncpg.ClientConfigurationError as error:
             raise StoreUnavailable("HEADWAY_DATABASE_URL is not a PostgreSQL URL") from error
         except _AWAY as error:

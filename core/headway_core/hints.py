@@ -10,8 +10,9 @@ from typing import Final, Never
 from uuid import UUID
 
 import structlog
-from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aio_pika import DeliveryMode
+from aio_pika.abc import AbstractConnection
+from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 from pydantic import SecretStr
 
@@ -91,6 +92,7 @@ class HintPublisher:
     async def _use(self, connection: AbstractConnection) -> None:
         channel, _ = await open_channel(connection, confirms=False)
         exchange = await declare_hints_exchange(channel)
+        underlay = await channel.get_underlay_channel()
         loop = asyncio.get_running_loop()
         next_time = 0.0
         while True:
@@ -99,15 +101,15 @@ class HintPublisher:
             hints = self._take()
             busy = BUSY_HINTS_MIN <= len(hints) < HINTS_PER_MESSAGE
             next_time = loop.time() + (BUSY_WINDOW_SECONDS if busy else WINDOW_SECONDS)
-            message = Message(
-                encode(hints),
-                content_type=CONTENT_TYPE,
-                delivery_mode=DeliveryMode.NOT_PERSISTENT,
+            properties = Basic.Properties(
+                content_type=CONTENT_TYPE, delivery_mode=DeliveryMode.NOT_PERSISTENT
             )
             # No deadline: an alarm at the broker may block this for long, and is no reason to
             # connect anew. Loss of the connection ends it.
             with broker_border("send hints"):
-                await exchange.publish(message, routing_key="", mandatory=False)
+                await underlay.basic_publish(
+                    encode(hints), exchange=exchange.name, properties=properties
+                )
 
     def _take(self) -> list[Hint]:
         keys = [key for key, _ in zip(self._pending, range(HINTS_PER_MESSAGE), strict=False)]
@@ -159,7 +161,7 @@ class HintListener:
         # aiormq runs callbacks as tasks that it cancels with the channel: they hand over, no more.
         unread: asyncio.Queue[bytes | None] = asyncio.Queue()
 
-        async def receive(message: AbstractIncomingMessage) -> None:
+        async def receive(message: DeliveredMessage) -> None:
             if unread.qsize() >= UNREAD_MAX:
                 unread.get_nowait()
                 self._metrics.hint_lost(HintLoss.DROPPED)
@@ -174,7 +176,7 @@ class HintListener:
         with broker_border("consume hints"):
             underlay = await channel.get_underlay_channel()
             underlay.on_consumer_cancel_callbacks.add(stop)
-            await queue.consume(receive, no_ack=True)
+            await underlay.basic_consume(queue.name, receive, no_ack=True)
         self._subscribed = True
         try:
             self._on_reconnect()
