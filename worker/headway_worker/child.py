@@ -135,7 +135,10 @@ class Link:
             self._pipe.sendall(encode(message))
 
     def _exactly(self, size: int) -> bytes:
-        data = self._incoming.read(size)
+        try:
+            data = self._incoming.read(size)
+        except ConnectionError:  # it was killed with something unread
+            data = b""
         if len(data) < size:
             end_orphan()
         return data
