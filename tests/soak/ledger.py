@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from headway import Job
-
 FINDINGS_MAX: Final = 50
 ID_BYTES: Final = 16
 PAGE_JOBS: Final = 5_000
@@ -23,15 +21,19 @@ class Ledger:
         self.last_accepted = 0.0
         """When a submit was answered last, by time.monotonic()."""
         self.counts: Counter[str] = Counter()
+        self.hits: Counter[UUID] = Counter()
+        """How many strikes met a run of a job."""
+        self.blind_strikes = 0
+        """Strikes at processes whose runs could not be learned, the database being away."""
         self.findings: list[str] = []
         self.findings_count = 0
 
-    def accept(self, jobs: Iterable[Job]) -> None:
-        """Remember jobs whose submit was answered; one that was there already counts once more."""
-        for job in jobs:
-            self._file.write(UUID(job.id).bytes)
+    def accept(self, job_ids: Iterable[str]) -> None:
+        """Remember jobs whose submit was answered, each once."""
+        for job_id in job_ids:
+            self._file.write(UUID(job_id).bytes)
             self.accepted += 1
-        self.last_accepted = time.monotonic()
+            self.last_accepted = time.monotonic()
 
     def pages(self) -> Iterator[list[UUID]]:
         """All accepted jobs, some thousands at a time."""

@@ -92,7 +92,7 @@ async def count_jobs(jobs: int, directory: Path, *, processes: int) -> int:
             seconds = time.monotonic() - begun
             sampling.cancel()
             await fleet.leave()
-            await verdict.no_message_left(services.amqp_url, ledger)
+            await verdict.no_message_left(services.amqp_url, ["default"], ledger)
             print(f"\n{jobs} jobs in {seconds:.1f} s: {jobs / seconds:.0f} jobs/s", flush=True)
             await _verify(jobs, services.database_url, counts, ledger)
         finally:
@@ -119,11 +119,10 @@ async def _run(jobs: int, target: str, database_url: str, ledger: Ledger) -> Non
             async with room:
                 await room.wait_for(lambda: unfinished < BACKLOG_MAX)
             numbers = range(start, min(start + BATCH_JOBS, jobs))
-            ledger.accept(
-                await client.submit_many(
-                    Submission("soak.count", {"number": number}) for number in numbers
-                )
+            found = await client.submit_many(
+                Submission("soak.count", {"number": number}) for number in numbers
             )
+            ledger.accept(job.id for job in found)
 
     async with asyncio.TaskGroup() as group, Client(target, call_timeout=60) as client:
         onlooker = Onlooker(database_url)

@@ -77,6 +77,8 @@ class Nemesis:
 
     async def _recover(self, strike: Strike, cut_off: Runs = NO_RUNS) -> None:
         seconds = await self._recoveries.follow(strike.kind, cut_off)
+        if seconds is None:
+            return
         self.survived[strike.kind] += 1
         self._say(strike, f"is recovered from after {seconds:.1f} s")
 
@@ -103,13 +105,14 @@ class Nemesis:
         """Strike; the main process has left in the end if that is in the nature of the strike."""
         part, deed = strike.kind.part, strike.kind.deed
         victims = await self._victims(part, strike.choice, member)
+        runs = await self._runs_of(victims) if member.is_worker else NO_RUNS
         if deed == "freeze":
             _send(victims, signal.SIGSTOP)
             await asyncio.sleep(strike.hold)
             _send(victims[::-1], signal.SIGCONT)
             group.create_task(self._recover(strike))
             return
-        cut_off = await self._cut_off(strike.kind, victims)
+        cut_off = runs if strike.kind in CUTS_OFF else NO_RUNS
         if deed == "kill":
             _send(victims, signal.SIGSTOP)  # so that none sees another one's end
         _send(victims, signal.SIGKILL if deed == "kill" else signal.SIGTERM)
@@ -120,9 +123,7 @@ class Nemesis:
         if deed == "term" and code != 0:
             self._ledger.complain(f"{member.name} left with {code} at a SIGTERM")
 
-    async def _cut_off(self, kind: Kind, victims: Sequence[psutil.Process]) -> Runs:
-        if kind not in CUTS_OFF:
-            return NO_RUNS
+    async def _runs_of(self, victims: Sequence[psutil.Process]) -> Runs:
         families = list(victims)
         for victim in victims:
             with contextlib.suppress(psutil.NoSuchProcess):

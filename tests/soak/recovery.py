@@ -42,16 +42,23 @@ class Recoveries:
         self.all: list[Recovery] = []
 
     async def runs(self, worker_ids: Sequence[UUID]) -> Runs:
-        """What these workers run now, as far as the database answers."""
+        """What these workers, about to be struck, run now, as far as the database answers."""
         onlooker = Onlooker(self._url)
         try:
-            rows = await onlooker.ask(RUNS, worker_ids, seconds=LOOK_SECONDS_MAX) or ()
+            rows = await onlooker.ask(RUNS, worker_ids, seconds=LOOK_SECONDS_MAX)
         finally:
             onlooker.close()
+        if rows is None:
+            self._ledger.blind_strikes += 1
+            return NO_RUNS
+        self._ledger.hits.update(row["job_id"] for row in rows)
         return [row["job_id"] for row in rows], [row["run_epoch"] for row in rows]
 
-    async def follow(self, kind: str, cut_off: Runs) -> float:
-        """Wait until all is as if it had not been; returns how many seconds that took."""
+    async def follow(self, kind: str, cut_off: Runs) -> float | None:
+        """Wait until all is as if it had not been; returns how many seconds that took.
+
+        None, and a complaint: it still is not.
+        """
         began, began_time = time.monotonic(), time.time()
         onlooker = Onlooker(self._url)
         try:
@@ -61,16 +68,16 @@ class Recoveries:
                 if accepted is None and self._ledger.last_accepted > began:
                     accepted = self._ledger.last_accepted - began
                 left = await onlooker.number(UNFINISHED_BEFORE, began_time, *cut_off)
-                if left == 0:
-                    self.all.append(
-                        Recovery(kind, accepted if accepted is not None else took, took)
-                    )
+                if left == 0 and accepted is not None:
+                    self.all.append(Recovery(kind, accepted, took))
                     return took
                 if took > RECOVERY_SECONDS_MAX:
+                    calls = "none" if accepted is None else "one"
                     self._ledger.complain(
-                        f"{kind}: {left} jobs of before are not done after {took:.0f} s"
+                        f"{kind}: after {took:.0f} s {left} jobs of before are not done,"
+                        f" and {calls} was accepted since"
                     )
-                    return took
+                    return None
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
             onlooker.close()

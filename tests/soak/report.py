@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tests.soak.ledger import Ledger
 from tests.soak.recovery import Recovery, percentile
@@ -12,11 +13,12 @@ from tests.soak.sampling import JUDGED_SECONDS_MIN, PER_HOUR_MAX
 from tests.soak.slopes import Slope
 
 
-def print_load(*, seconds: float, ledger: Ledger, done: int) -> None:
+def print_load(*, seconds: float, ledger: Ledger, wanted: float) -> None:
     """Calls and completions."""
+    completed = ledger.counts["completed under load"]
     print(
-        f"\nload held for {seconds:.0f} s: {ledger.accepted / seconds:.1f} submits/s accepted,"
-        f" {done / seconds:.1f} completions/s"
+        f"\nload held for {seconds:.0f} s: {ledger.accepted / seconds:.1f} jobs/s accepted"
+        f" ({ledger.accepted / wanted:.0%} of what was wanted), {completed / seconds:.1f} completed"
     )
     jobs = {key: count for key, count in ledger.counts.items() if key.startswith("jobs ")}
     print(_line((key, count) for key, count in ledger.counts.items() if key not in jobs))
@@ -72,9 +74,9 @@ def combine(paths: Iterable[Path]) -> int:
     seconds = sum(one["seconds"] for one in found)
     print(
         f"{len(found)} soaks (seeds {', '.join(str(one['seed']) for one in found)}),"
-        f" {seconds / 60:.0f} minutes: {sum(one['accepted'] for one in found) / seconds:.1f}"
-        f" submits/s, {sum(one['jobs'] for one in found) / seconds:.1f} completions/s,"
-        f" {sum(one['jobs'] for one in found)} jobs"
+        f" {seconds / 60:.0f} minutes: {_sum(found, 'accepted') / seconds:.1f} jobs/s accepted"
+        f" ({_sum(found, 'accepted') / _sum(found, 'wanted'):.0%} of what was wanted),"
+        f" {_sum(found, 'completed') / seconds:.1f} completed, {_sum(found, 'jobs'):.0f} jobs"
     )
     survived: Counter[str] = Counter()
     for one in found:
@@ -85,6 +87,10 @@ def combine(paths: Iterable[Path]) -> int:
         for role, measure, per_hour, error, *_ in one["slopes"]:
             print(f"  {role:11} {measure:12} {per_hour:9.1f} ± {error:<8.1f}")
     return int(any(one["findings"] for one in found))
+
+
+def _sum(reports: Iterable[dict[str, Any]], key: str) -> float:
+    return sum(one[key] for one in reports)
 
 
 def _percentiles(values: list[float]) -> str:

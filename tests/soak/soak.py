@@ -16,6 +16,7 @@ from headway_dev.services import Services, private_services
 from tests.faults.proxy import proxied
 from tests.soak import report, verdict
 from tests.soak.fleet import Fleet
+from tests.soak.handlers import ROUGH
 from tests.soak.ledger import Ledger
 from tests.soak.load import Load
 from tests.soak.nemesis import Nemesis
@@ -117,19 +118,26 @@ async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> No
             await striking  # the last recovery is measured under load, too
             load.stop()
             await calling
-            seconds = time.monotonic() - begun
+            seconds, load_ended = time.monotonic() - begun, time.time()
             rested = await verdict.rest(url, ledger)
             for task in background:
                 task.cancel()
         print(f"\nall done {rested:.1f} s after the last call", flush=True)
         await fleet.leave()
         print(f"all gone {time.monotonic() - begun - seconds:.1f} s after it", flush=True)
-        await verdict.no_message_left(services.amqp_url, ledger)
-        await verdict.judge(url, ledger)
+        await verdict.no_message_left(services.amqp_url, ["default", ROUGH], ledger)
+        await verdict.judge(url, ledger, load_ended=load_ended)
+        verdict.enough_was_done(
+            ledger,
+            wanted=plan.rate * seconds,
+            strikes=len(strikes),
+            survived=nemesis.survived,
+        )
+        verdict.nothing_broken(logs, ledger)
         slopes = sampler.slopes()
         for finding in too_steep(slopes):
             ledger.complain(finding)
-        report.print_load(seconds=seconds, ledger=ledger, done=ledger.counts["jobs"])
+        report.print_load(seconds=seconds, ledger=ledger, wanted=plan.rate * seconds)
         report.print_recovery(nemesis.survived, recoveries.all)
         report.print_slopes(slopes)
         report.print_verdict(ledger)
@@ -140,6 +148,8 @@ async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> No
             seconds=seconds,
             accepted=ledger.accepted,
             jobs=ledger.counts["jobs"],
+            completed=ledger.counts["completed under load"],
+            wanted=plan.rate * seconds,
             survived=nemesis.survived,
             findings=ledger.findings,
             slopes=[
