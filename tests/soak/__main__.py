@@ -17,7 +17,7 @@ from typing import Final
 from headway_dev.services import AMQP_VARIABLE, DATABASE_VARIABLE
 from tests.soak import report
 from tests.soak.million import count_jobs
-from tests.soak.schedule import Kind
+from tests.soak.schedule import REST_SECONDS, Kind
 from tests.soak.soak import Plan, soak
 
 DIRECTORY: Final = Path(".cache/soak")
@@ -36,6 +36,13 @@ def main(arguments: Sequence[str]) -> int:
         type=lambda text: frozenset(map(Kind, text.split(","))),
         default=frozenset(Kind),
         help="faults to choose from, with commas: " + ", ".join(Kind),
+    )
+    parser.add_argument(
+        "--rest",
+        type=_span,
+        default=REST_SECONDS,
+        metavar="LEAST,MOST",
+        help="seconds from the end of one fault to the next ({:g},{:g})".format(*REST_SECONDS),
     )
     parser.add_argument("--no-faults", action="store_true", help="load only")
     parser.add_argument(
@@ -68,8 +75,14 @@ def main(arguments: Sequence[str]) -> int:
         seconds=options.seconds,
         rate=options.rate,
         kinds=frozenset() if options.no_faults else options.kinds,
+        rest=options.rest,
     )
     return asyncio.run(soak(plan, options.data))
+
+
+def _span(text: str) -> tuple[float, float]:
+    least, most = map(float, text.split(","))
+    return least, most
 
 
 if __name__ == "__main__":

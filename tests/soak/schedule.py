@@ -15,7 +15,7 @@ RABBITMQ: Final = ("rabbitmq",)
 
 FIRST_SECONDS: Final = 4.0
 REST_SECONDS: Final = (2.0, 12.0)
-"""From the end of one fault to the next."""
+"""From the end of one fault to the next: at least and at most."""
 ON_TOP_CHANCE: Final = 0.25
 ON_TOP_SECONDS: Final = (0.1, 1.5)
 """How soon, at that chance, the next one comes on top of one that still holds."""
@@ -114,7 +114,11 @@ class Strike:
 
 
 def schedule(
-    seed: int, *, seconds: float, kinds: Collection[Kind] = frozenset(Kind)
+    seed: int,
+    *,
+    seconds: float,
+    kinds: Collection[Kind] = frozenset(Kind),
+    rest: tuple[float, float] = REST_SECONDS,
 ) -> tuple[Strike, ...]:
     """The faults of a soak of so many seconds, in the order of their times.
 
@@ -138,11 +142,11 @@ def schedule(
         if at + hold > seconds:
             return tuple(strikes)
         strikes.append(Strike(at, kind, target, hold, random.randrange(60)))
-        busy_until[target] = at + hold + REST_SECONDS[0]
+        busy_until[target] = at + hold + rest[0]
         if random.random() < ON_TOP_CHANCE:
             at += random.uniform(*ON_TOP_SECONDS)
         else:
-            at += hold + random.uniform(*REST_SECONDS)
+            at += hold + random.uniform(*rest)
 
 
 def digest(strikes: Collection[Strike]) -> str:

@@ -22,7 +22,7 @@ from tests.soak.load import Load
 from tests.soak.nemesis import Nemesis
 from tests.soak.recovery import Recoveries
 from tests.soak.sampling import Sampler, too_steep
-from tests.soak.schedule import Kind, digest, schedule
+from tests.soak.schedule import Kind, Strike, digest, schedule
 
 CALL_SECONDS: Final = 10.0
 RECONNECT_SECONDS: Final = 120.0
@@ -39,11 +39,20 @@ class Plan:
     """Jobs a second."""
     kinds: frozenset[Kind]
     """Faults to choose from; none: load only."""
+    rest: tuple[float, float]
+    """Seconds from the end of one fault to the next: at least and at most."""
+
+    @property
+    def strikes(self) -> tuple[Strike, ...]:
+        """What will be struck, and when."""
+        if not self.kinds:
+            return ()
+        return schedule(self.seed, seconds=self.seconds, kinds=self.kinds, rest=self.rest)
 
 
 async def soak(plan: Plan, directory: Path) -> int:
     """Do it, with services of its own in this directory. Returns 0, or 1 for a finding."""
-    strikes = schedule(plan.seed, seconds=plan.seconds, kinds=plan.kinds) if plan.kinds else ()
+    strikes = plan.strikes
     print(
         f"seed {plan.seed}: {len(strikes)} faults in {plan.seconds:g} s ({digest(strikes)}),"
         f" {plan.rate:g} jobs/s; data and logs in {directory}",
@@ -110,10 +119,7 @@ async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> No
         async with asyncio.TaskGroup() as group:
             background = [group.create_task(fleet.mind()), group.create_task(sampler.run())]
             calling = group.create_task(load.run())
-            strikes = (
-                schedule(plan.seed, seconds=plan.seconds, kinds=plan.kinds) if plan.kinds else ()
-            )
-            striking = group.create_task(nemesis.run(strikes))
+            striking = group.create_task(nemesis.run(plan.strikes))
             await asyncio.sleep(plan.seconds)
             await striking  # the last recovery is measured under load, too
             load.stop()
@@ -130,7 +136,7 @@ async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> No
         verdict.enough_was_done(
             ledger,
             wanted=plan.rate * seconds,
-            strikes=len(strikes),
+            strikes=len(plan.strikes),
             survived=nemesis.survived,
         )
         verdict.nothing_broken(logs, ledger)
