@@ -34,7 +34,7 @@ class BufferedFrames(FrameReceiver):
         self._at = 0
 
     async def get_frame(self) -> ReceivedFrame:
-        """Return the next frame. Raises AMQPConnectionError, or StopAsyncIteration at the end."""
+        """Return the next frame. Raises AMQPConnectionError when there is none any more."""
         while (end := self._end()) > len(self._read):
             await self._read_more()
         frame, self._at = self._read[self._at : end], end
@@ -54,10 +54,7 @@ class BufferedFrames(FrameReceiver):
         try:
             more = await self.reader.read(READ_BYTES)
         except OSError as error:
-            raise AMQPConnectionError(f"Server communication error: {error!r}") from error
-        rest = self._read[self._at :]
+            raise AMQPConnectionError(f"the connection failed: {error!r}") from error
         if not more:
-            if rest:
-                raise AMQPConnectionError(f"Connection closed {len(rest)} bytes into a frame")
-            raise StopAsyncIteration
-        self._read, self._at = rest + more, 0
+            raise AMQPConnectionError("the broker closed the connection")
+        self._read, self._at = self._read[self._at :] + more, 0

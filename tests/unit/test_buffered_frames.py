@@ -50,7 +50,8 @@ def described(frames: Sequence[ReceivedFrame]) -> list[tuple[int, str, object]]:
 @pytest.mark.parametrize("size", [1, 2, 7, 8, 100, len(DATA) - 1, len(DATA)])
 async def test_frames_are_found_however_they_are_cut(size: int) -> None:
     chunks = [DATA[at : at + size] for at in range(0, len(DATA), size)]
-    found = [frame async for frame in reader_of(chunks)]
+    reader = reader_of(chunks)
+    found = [await reader.get_frame() for _ in FRAMES]
     assert [weight for weight, *_ in found] == [
         len(pamqp.frame.marshal(frame, 1)) for frame in FRAMES
     ]
@@ -65,9 +66,12 @@ async def test_frames_are_found_however_they_are_cut(size: int) -> None:
     assert (ack.delivery_tag, ack.multiple) == (9, True)
 
 
-async def test_an_end_within_a_frame_is_a_lost_connection() -> None:
-    reader = reader_of([DATA[:-3]])
-    with pytest.raises(AMQPConnectionError, match="into a frame"):
+@pytest.mark.parametrize(
+    "data", [b"", DATA, DATA[:-3]], ids=["at once", "between frames", "within"]
+)
+async def test_the_end_is_a_lost_connection(data: bytes) -> None:
+    reader = reader_of([data])
+    with pytest.raises(AMQPConnectionError, match="closed the connection"):
         async for _ in reader:
             pass
 
