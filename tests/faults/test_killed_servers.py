@@ -6,10 +6,10 @@ import signal
 import time
 from functools import partial
 
-from headway import Event, EventType, JobState, Unavailable
+from headway import Event, EventType, JobState, Snapshot, Unavailable
 from headway.client import Client
 from tests.faults.rig import Rig
-from tests.faults.waiting import insist, promised, until
+from tests.faults.waiting import PATIENCE_SECONDS, insist, promised, until
 
 WATCHERS = 300
 WATCHERS_SECONDS_MAX = 60.0
@@ -138,24 +138,42 @@ def _runs(events: list[Event]) -> bool:
 
 
 async def test_events_after_the_snapshot_are_not_missed(rig: Rig) -> None:
-    """P5: the whole run happens between the snapshot's read and its sending."""
+    """P5: the run ends between the reading of a snapshot and its sending, and a hint tells so.
+
+    One watcher asked for the snapshot, the other one for everything.
+    """
     await rig.worker()
     gate = rig.gate()
     async with rig.client() as client:
         (job,) = await rig.submit(client, 1, until=str(gate), followed=0)
-        rig.arm("watch_after_snapshot=pause:1@1")
+        await until(lambda: _is(client, job.id, JobState.RUNNING), "it runs")
+        rig.arm("watch_after_snapshot=pause:5@1-2")
 
-        async def watch() -> list[int]:
-            async with contextlib.aclosing(client.watch(job.id, after_sequence=0)) as updates:
-                return [update.sequence async for update in updates if isinstance(update, Event)]
+        async def watch(after_sequence: int | None) -> list[Snapshot | Event]:
+            watching = client.watch(job.id, after_sequence=after_sequence)
+            async with contextlib.aclosing(watching) as updates:
+                return [one async for one in updates if isinstance(one, Snapshot | Event)]
 
-        watching = asyncio.create_task(watch())
-        await rig.hit("watch_after_snapshot")
+        watches = [asyncio.create_task(watch(after)) for after in (None, 0)]
+        await rig.hit("watch_after_snapshot", times=2)
         gate.touch()
-        sequences = await watching
+        await until(lambda: _is(client, job.id, JobState.COMPLETED), "it ends")
+        assert not any(watching.done() for watching in watches), "the pause was too short"
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            from_snapshot, from_beginning = await asyncio.gather(*watches)
+        first, *rest = from_snapshot
+        assert isinstance(first, Snapshot)
+        assert first.job.state is JobState.RUNNING
+        assert not first.reset
+        assert rest
+        assert rest == from_beginning[first.sequence :]
+        sequences = [update.sequence for update in from_beginning]
         assert sequences == list(range(1, len(sequences) + 1))
-        assert len(sequences) >= 3
     await rig.judge(without_fault=True)
+
+
+async def _is(client: Client, job_id: str, state: JobState) -> bool:
+    return (await client.get(job_id)).state is state
 
 
 async def test_a_server_leaves_in_good_order_under_load(rig: Rig) -> None:
