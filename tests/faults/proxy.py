@@ -6,11 +6,11 @@
         await fault.struck.wait()
 
 What passes has a name. Postgres: `sent NAME` (a statement of ours on its way to the server, named
-by its `-- table.query` comment) and `committed NAME` (the ReadyForQuery after which it is durable;
-`COMMIT` is a name, too). AMQP: `> basic.publish`, `> basic.ack` (client to broker),
-`< basic.deliver`, `< basic.ack` (a confirm) and so on; a method counts with its content. `only` is
-a pattern: it restricts a fault to connections in whose name (application_name, connection_name) it
-is found.
+by its `-- table.query` comment) and `committed NAME` (the ReadyForQuery after which it is durable,
+not one after an error or a ROLLBACK; `COMMIT` is a name, too). AMQP: `> basic.publish`,
+`> basic.ack` (client to broker), `< basic.deliver`, `< basic.ack` (a confirm) and so on; a method
+counts with its content. `only` is a pattern: it restricts a fault to connections in whose name
+(application_name, connection_name) it is found.
 """
 
 import asyncio
@@ -139,6 +139,8 @@ class Postgres:
         while (message := _take(self._down, PG_HEADER, 1)) is not None:
             self._down = self._down[len(message) :]
             names: tuple[str, ...] = ()
+            if message[:1] == b"E" or (message[:1] == b"C" and message[5:13] == b"ROLLBACK"):
+                self._since_commit = []
             if message[:1] == b"Z" and message[5:6] == b"I":
                 names = tuple(f"committed {name}" for name in self._since_commit)
                 self._since_commit = []

@@ -28,6 +28,16 @@ from tests.store.conftest import submission
 Result = TypeVar("Result")
 TYPES = frozenset({"noop"})
 LEASE = timedelta(seconds=15)
+TABLES = """
+SELECT 'job', id, to_jsonb(jobs) FROM jobs
+UNION ALL SELECT 'event', job_id, to_jsonb(job_events) FROM job_events
+UNION ALL SELECT 'outbox', job_id, to_jsonb(outbox) FROM outbox
+UNION ALL SELECT 'run', job_id, to_jsonb(runs) FROM runs
+UNION ALL SELECT 'step', job_id, to_jsonb(job_steps) FROM job_steps
+UNION ALL SELECT 'letter', job_id, to_jsonb(dead_letters) FROM dead_letters
+UNION ALL SELECT 'worker', id, to_jsonb(workers) - 'lease_expires' FROM workers
+ORDER BY 1, 2, 3
+"""
 
 
 class Troubled:
@@ -39,12 +49,20 @@ class Troubled:
     async def twice(
         self, statement: str, call: Callable[[Database], Awaitable[Result]], *, deed: Deed
     ) -> Result:
-        """Lose the reply to the statement's commit, then run it again and return that answer."""
+        """Lose the reply to the statement's commit, then run it again and return that answer.
+
+        The first try has changed the tables, as seen from beside, and the second one has not.
+        """
+        before = await self.beside.fetch(TABLES)
         fault = self.proxy.on(f"committed {statement}", deed)
         with pytest.raises(StoreUnavailable):
             await call(self.through)
         assert fault.struck.is_set(), f"{statement} never committed: {self.proxy.seen}"
-        return await call(self.through)
+        changed = await self.beside.fetch(TABLES)
+        assert changed != before, f"{statement} was not committed"
+        answer = await call(self.through)
+        assert await self.beside.fetch(TABLES) == changed, f"{statement} was done twice"
+        return answer
 
     async def submitted(self, **given: Any) -> Submission:
         item = submission(**given)
