@@ -21,6 +21,13 @@ from tests.faults.rig import Rig
 
 TIMEOUT_SECONDS: Final = 300
 """Of a test, which has many waits with a bound of their own."""
+DEFAULTS: Final = {
+    "HEADWAY_LEASE_SECONDS": "15",
+    "HEADWAY_HEARTBEAT_SECONDS": "5",
+    "HEADWAY_HANDOFF_SECONDS": "120",
+    "HEADWAY_DRAIN_SECONDS": "30",
+    "HEADWAY_GRACE_SECONDS": "10",
+}
 RIGS: Final = ("rig", "service_rig", "default_rig", "small_disk_rig")
 
 
@@ -138,3 +145,13 @@ async def service_rig(_service_rig: Rig, request: pytest.FixtureRequest) -> Asyn
     """A server on a Postgres and a RabbitMQ of its own, to be killed, frozen and wiped."""
     async with judged(_service_rig, request):
         yield _service_rig
+
+
+@pytest.fixture
+async def default_rig(
+    fault_services: Services, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Rig]:
+    """A service rig whose processes have the default times."""
+    with served(fault_services, tmp_path, **DEFAULTS) as rig:
+        async with judged(rig, request):
+            yield rig

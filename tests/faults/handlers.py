@@ -1,6 +1,7 @@
 """What the workers of the fault tests run: `headway worker tests.faults.handlers:jobs`.
 
-Every run leaves lines in a journal, a file that outlives its process.
+Every run leaves lines in journals, files that outlive its process: the one that its payload names,
+and its worker's, which the environment names.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ Payload = dict[str, Any]
 HASTE = timedelta(milliseconds=50)
 LOOK_SECONDS = 0.02
 WAIT_SECONDS_MAX = 120.0
+JOURNAL = "FAULTS_JOURNAL"
 
 
 @jobs.handler("fault.work", initial_backoff=HASTE, multiplier=1.0)
@@ -28,7 +30,7 @@ async def work(ctx: Context, payload: Payload) -> Payload:
     """Take so long, or until a file is there; fail so often first."""
     note(ctx, payload, "begin")
     await asyncio.sleep(float(payload.get("seconds", 0)))
-    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    deadline = time.monotonic() + float(payload.get("patience", WAIT_SECONDS_MAX))
     while "until" in payload and not there(payload):
         assert time.monotonic() < deadline
         await asyncio.sleep(LOOK_SECONDS)
@@ -80,14 +82,21 @@ async def progress(ctx: Context, payload: Payload) -> Payload:
 async def poison(ctx: Context, payload: Payload) -> Payload:
     """Take one's process down, every time, as soon as a file is there.
 
-    `with_worker`: the executor too, from a child process.
+    `how`: SIGKILL unless it says "exit" or "segfault". `with_worker`: the executor too, from a
+    child process.
     """
     note(ctx, payload, "begin")
     while "until" in payload and not there(payload):  # noqa: ASYNC110 - the event is a file
         await asyncio.sleep(LOOK_SECONDS)
     if payload.get("with_worker") and "headway_worker.child" in " ".join(sys.orig_argv):
         os.kill(os.getppid(), signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
+    match payload.get("how"):
+        case "exit":
+            os._exit(3)
+        case "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case _:
+            os.kill(os.getpid(), signal.SIGKILL)
     return {}
 
 
@@ -129,16 +138,16 @@ def hang_stubborn(ctx: Context, payload: Payload) -> Payload:
 
 def note(ctx: Context, payload: Payload, what: str) -> None:
     """Append one line; O_APPEND keeps lines of several processes whole."""
-    if "journal" in payload:
-        line = {
-            "what": what,
-            "job_id": str(ctx.job_id),
-            "attempt": ctx.attempt,
-            "pid": os.getpid(),
-            "child": "headway_worker.child" in " ".join(sys.orig_argv),
-            "time": time.time(),
-        }
-        with Path(payload["journal"]).open("a") as file:
+    line = {
+        "what": what,
+        "job_id": str(ctx.job_id),
+        "attempt": ctx.attempt,
+        "pid": os.getpid(),
+        "child": "headway_worker.child" in " ".join(sys.orig_argv),
+        "time": time.time(),
+    }
+    for path in filter(None, (os.environ.get(JOURNAL), payload.get("journal"))):
+        with Path(path).open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 

@@ -139,6 +139,10 @@ async def _check_side_tables(database: Connection) -> list[str]:
             "SELECT job_id FROM idempotency_keys AS k "
             "WHERE NOT EXISTS (SELECT FROM jobs WHERE id = k.job_id)"
         ),
+        "due later, and no message is to come": (
+            "SELECT id FROM jobs AS j WHERE state IN (1, 5) AND wait_time > clock_timestamp() "
+            "AND NOT EXISTS (SELECT FROM outbox WHERE job_id = j.id AND NOT dead)"
+        ),
         "events of no job": (
             "SELECT DISTINCT job_id FROM job_events AS e "
             "WHERE NOT EXISTS (SELECT FROM jobs WHERE id = e.job_id)"

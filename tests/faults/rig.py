@@ -6,15 +6,13 @@ its way and then checks the whole history. The fixtures judge if a test has not,
 """
 
 import asyncio
-import json
-from collections.abc import Iterable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-import aio_pika
 import asyncpg
 
 from headway import Job, Submission
@@ -22,11 +20,12 @@ from headway.client import Client
 from headway_core.database import Database
 from headway_core.failpoints import VARIABLE
 from headway_core.states import EventType, JobState
-from headway_core.topology import dead_queue, job_queue
 from headway_dev import ports
 from headway_dev.children import Child
 from headway_dev.services import Services
 from tests.end_to_end.stack import Stack
+from tests.faults import evidence, handlers
+from tests.faults.broker import Broker
 from tests.faults.followers import Followers
 from tests.faults.history import check
 from tests.faults.journal import Journal
@@ -45,8 +44,9 @@ SETTINGS: Final = {
     "HEADWAY_LOG_LEVEL": "info",
 }
 FOLLOWED: Final = 2
-"""So many jobs of each submission have a watcher that stays with them to the end."""
-QUEUE: Final = "default"
+"""So many jobs of each submission have a watcher that stays with them to the end,"""
+FOLLOWED_MAX: Final = 40
+"""and so many of a test."""
 
 
 class Rig:
@@ -71,9 +71,11 @@ class Rig:
             directory=directory,
             settings={**SETTINGS, VARIABLE: str(self._plan), **(settings or {})},
         )
+        self.broker = Broker(amqp_url)
+        self.lease_seconds = float(self.stack.settings["HEADWAY_LEASE_SECONDS"])
         self.accepted: set[UUID] = set()
-        self.wiped = False
-        """Whether the broker lost its data, notices of dead letters included."""
+        self._runs = self.journal()
+        self._notices: Counter[UUID] = Counter()
         self.judged = False
         """Whether all that was accepted so far has been checked."""
         self._workers: list[Worker] = []
@@ -92,16 +94,17 @@ class Rig:
         await until(lambda: self.server.exit_code is not None, "the server ends")
         await asyncio.to_thread(self.start_server)
 
-    async def start_elsewhere(self) -> Child:
+    async def start_elsewhere(self, **settings: str) -> Child:
         """Start a second server, at `elsewhere`; it is stopped after the test."""
         self.elsewhere = f"{ports.LOOPBACK}:{ports.free_port()}"
-        other = self.stack.start_server(HEADWAY_LISTEN=self.elsewhere)
+        other = self.stack.start_server(HEADWAY_LISTEN=self.elsewhere, **settings)
         self._others.append(other)
         await asyncio.to_thread(other.await_ready)
         return other
 
     async def worker(self, *options: str, wait: bool = True, **settings: str) -> Worker:
         """Start a worker, with 10 slots in one process unless told otherwise."""
+        settings.setdefault(handlers.JOURNAL, str(self._runs))
         worker = Worker(self.stack.start_worker(*options, app=HANDLERS, **settings))
         self._workers.append(worker)
         if wait:
@@ -160,14 +163,15 @@ class Rig:
             replace(Submission(type_, payload), idempotency_key=str(uuid4())) for _ in range(count)
         ]
         jobs = await insist(lambda: client.submit_many(given))
-        self.accept(jobs)
-        self.follow([job.id for job in jobs[:followed]])
+        self.accept(jobs, followed=followed)
         return list(jobs)
 
-    def accept(self, jobs: Iterable[Job]) -> None:
-        """Remember what was answered: the checker asks for it."""
+    def accept(self, jobs: Sequence[Job], *, followed: int = FOLLOWED) -> None:
+        """Remember what was answered: the checker asks for it. Some are followed from now on."""
         self.accepted.update(UUID(job.id) for job in jobs)
         self.judged = False
+        room = FOLLOWED_MAX - (len(self._followers) if self._followers else 0)
+        self.follow([job.id for job in jobs[: min(followed, room)]])
 
     def follow(self, job_ids: Iterable[str]) -> None:
         """Give these jobs a watcher each; `judge` compares what it saw with what is stored."""
@@ -188,44 +192,45 @@ class Rig:
 
     async def describe(self) -> str:
         """How the jobs stand, for a test that fails."""
-        rows = await self.query(
-            "SELECT state, count(*), min(id::text) AS one FROM jobs GROUP BY state ORDER BY state"
-        )
-        lines = [f"{JobState(row['state']).name} {row['count']} {row['one']}" for row in rows]
-        outbox = await self.query("SELECT * FROM outbox LIMIT 5")
-        lines += [f"outbox {dict(row)}" for row in outbox]
-        going = await self.query(
-            "SELECT e.job_id, sequence, type, message, time FROM job_events AS e "
-            "WHERE job_id IN (SELECT id FROM jobs WHERE state NOT IN (4, 6, 7) LIMIT 2) "
-            "ORDER BY job_id, sequence"
-        )
-        return "\n".join([*lines, *(str(dict(row)) for row in going)])
+        return await evidence.described(self.query)
 
     async def judge(self, *, without_fault: bool = False) -> None:
         """Wait for rest, let the workers drain, and check everything there is."""
         self.arm("")
         await self.done()
         await until(self._outbox_empty, "the outbox is empty", tell=self.describe)
-        await until(self._no_messages, "the work queue is empty")
+        await until(self.broker.nothing_ready, "the work queue is empty")
         await asyncio.gather(*(worker.drain() for worker in self._workers if worker.alive))
         self._workers.clear()
         # What was in a hand unacked is ready again by now.
-        assert await self._no_messages(), "a message was never acked"
+        assert await self.broker.nothing_ready(), "a message was never acked"
         violations = await self.violations(at_rest=True, without_fault=without_fault)
         assert not violations, "\n".join(violations)
+        violations = await self._compare(without_fault=without_fault)
+        assert not violations, "\n".join(violations)
+        self.judged = True
+
+    async def _compare(self, *, without_fault: bool) -> list[str]:
+        """Compare the tables with what watchers, handlers and the broker know."""
+        words = []
         if self._followers is not None:
             connection = await asyncpg.connect(self.stack.database_url, timeout=10)
             try:
-                violations = await self._followers.violations(connection, seconds=PATIENCE_SECONDS)
+                words += await self._followers.violations(connection, seconds=PATIENCE_SECONDS)
             finally:
                 await connection.close(timeout=10)
-            assert not violations, "\n".join(violations)
-        if not self.wiped:
-            rows = await self.query("SELECT job_id FROM dead_letters")
-            dead = {row["job_id"] for row in rows}
-            letters = await self._dead_letters()
-            assert dead <= letters, f"dead, and not in the dead queue: {dead - letters}"
-        self.judged = True
+        words += await evidence.executions_found(
+            self.query, self._runs.runs(), without_fault=without_fault
+        )
+        words += await evidence.keys_found(self.query)
+        self._notices += await self.broker.take_notices()
+        return words + evidence.unnoticed(await evidence.deaths(self.query), self._notices)
+
+    async def wipe(self) -> None:
+        """Kill the broker, delete its data, start it again. Notices of earlier deaths are lost."""
+        self._notices = Counter(await evidence.deaths(self.query))
+        await asyncio.to_thread(self.services.rabbitmq.wipe)
+        await asyncio.to_thread(self.services.rabbitmq.start)
 
     async def violations(self, *, at_rest: bool, without_fault: bool = False) -> list[str]:
         """What the history checker says now."""
@@ -256,9 +261,11 @@ class Rig:
         await asyncio.gather(*(asyncio.to_thread(worker.kill) for worker in self._workers))
         self._workers.clear()
         await until(self._forget_jobs, "the tables are empty")
-        await until(self._forget_messages, "the queues are empty, and nobody consumes")
+        await until(self.broker.forget, "the queues are empty, and nobody consumes")
         self.accepted.clear()
-        self.wiped, self.judged = False, True
+        self._notices.clear()
+        self._runs = self.journal()
+        self.judged = True
 
     async def query(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Ask the database; nothing while it is away."""
@@ -274,39 +281,22 @@ class Rig:
             connection.terminate()
 
     async def history(self, job_id: UUID | str) -> list[str]:
-        """The events of a job with their messages, QUEUED left out: it may be there or not."""
+        """The events of a job, QUEUED left out: it may be there or not."""
+        return [type_ for type_, _, _ in await self.causes(job_id)]
+
+    async def causes(self, job_id: UUID | str) -> list[tuple[str, int, str]]:
+        """The same as (type, attempt, message)."""
         rows = await self.query(
-            "SELECT type FROM job_events WHERE job_id = $1 AND type <> $2 ORDER BY sequence",
+            "SELECT type, attempt, message FROM job_events "
+            "WHERE job_id = $1 AND type <> $2 ORDER BY sequence",
             UUID(str(job_id)),
             EventType.QUEUED,
         )
-        return [EventType(row["type"]).name for row in rows]
-
-    async def ready_messages(self) -> int:
-        """Messages ready in the work queue, as the broker says."""
-        async with await aio_pika.connect(self.stack.amqp_url) as connection:
-            channel = await connection.channel()
-            found = await channel.declare_queue(job_queue(QUEUE), passive=True)
-            return found.declaration_result.message_count or 0
+        return [(EventType(row["type"]).name, row["attempt"], row["message"]) for row in rows]
 
     async def _outbox_empty(self) -> bool:
         rows = await self.query("SELECT count(*) FROM outbox")
         return bool(rows) and rows[0][0] == 0
-
-    async def _no_messages(self) -> bool:
-        try:
-            return await self.ready_messages() == 0
-        except (OSError, TimeoutError, aio_pika.exceptions.AMQPError):
-            return False
-
-    async def _dead_letters(self) -> set[UUID]:
-        """Take the notices of deaths."""
-        found = set()
-        async with await aio_pika.connect(self.stack.amqp_url) as connection:
-            queue = await (await connection.channel()).get_queue(dead_queue(QUEUE))
-            while (message := await queue.get(no_ack=True, fail=False)) is not None:
-                found.add(UUID(json.loads(message.body)["job_id"]))
-        return found
 
     async def _forget_jobs(self) -> bool:
         await self.query(
@@ -314,18 +304,3 @@ class Rig:
         )
         rows = await self.query("SELECT count(*) FROM jobs")
         return bool(rows) and rows[0][0] == 0
-
-    async def _forget_messages(self) -> bool:
-        try:
-            async with await aio_pika.connect(self.stack.amqp_url, timeout=5) as connection:
-                for name in (job_queue(QUEUE), dead_queue(QUEUE)):
-                    channel = await connection.channel()
-                    # One that is not there yet holds nothing.
-                    with suppress(aio_pika.exceptions.ChannelNotFoundEntity):
-                        queue = await channel.declare_queue(name, passive=True)
-                        await queue.purge()
-                        if queue.declaration_result.consumer_count:
-                            return False
-        except (OSError, TimeoutError, aio_pika.exceptions.AMQPError):
-            return False
-        return True

@@ -14,22 +14,31 @@ from tests.faults.waiting import PATIENCE_SECONDS, insist, promised, until
 WATCHERS = 300
 WATCHERS_SECONDS_MAX = 60.0
 BESIDE_SECONDS_MAX = 5.0
+LATER_SECONDS = 0.5
 
 
 async def test_a_server_killed_in_any_seam_of_its_relay_loses_nothing(rig: Rig) -> None:
     """P1, P2, P6: after the submit's commit (its caller never hears, and asks again with its key),
-    between publish and delete (published twice, run once), and between delete and mark.
+    between publish and delete (published twice, run once), and between delete and mark; on the way
+    that follows a submit at once, and, for a job that is due later, in the poll.
     """
     await rig.worker()
     journal = rig.journal()
     async with rig.client() as client:
-        for seam in ("after_submit_commit", "after_publish", "after_outbox_delete"):
+        for seam, delay in (
+            ("after_submit_commit", None),
+            ("after_publish", None),
+            ("after_publish", LATER_SECONDS),
+            ("after_outbox_delete", None),
+            ("after_outbox_delete", LATER_SECONDS),
+        ):
             rig.arm(f"{seam}=kill@1")
             submit = partial(
                 client.submit,
                 "fault.work",
                 {"journal": str(journal)},
-                idempotency_key=f"key of {seam}",
+                delay=delay,
+                idempotency_key=f"key of {seam} {delay}",
             )
             submitting = asyncio.create_task(submit())
             await rig.hit(seam)
@@ -40,7 +49,7 @@ async def test_a_server_killed_in_any_seam_of_its_relay_loses_nothing(rig: Rig) 
             assert not job.created
             rig.accept([job])
             await rig.done()
-    assert len(journal.runs()) == 3
+    assert len(journal.runs()) == 5
     assert set(journal.runs().values()) == {1}
     await rig.judge()
 
@@ -87,7 +96,7 @@ async def test_a_frozen_relay_holds_up_no_other(rig: Rig) -> None:
     await rig.start_elsewhere()
     async with Client(rig.elsewhere, call_timeout=10) as client:
         begun = time.monotonic()
-        jobs = await rig.submit(client, 5, followed=0, **payload)
+        jobs = await rig.submit(client, 5, **payload)
         await until(lambda: all(job.id in journal.runs() for job in jobs), "the others run")
         took = time.monotonic() - begun
         await rig.done()

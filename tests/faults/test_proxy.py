@@ -117,8 +117,7 @@ async def test_a_swallowed_reply_is_silence(asked: Asked, deed: Deed) -> None:
 
 async def test_only_the_connections_that_are_named_are_struck(database_url: str) -> None:
     async with proxied(database_url) as proxy:
-        names = {"server_settings": {"application_name": "one"}}
-        one = await asyncpg.connect(proxy.url, **names)
+        one = await asyncpg.connect(proxy.url, server_settings={"application_name": "one"})
         two = await asyncpg.connect(proxy.url, server_settings={"application_name": "two"})
         try:
             assert proxy.cut("^two$") == 1
