@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+import aio_pika
 import pytest
 from pydantic import SecretStr
 
@@ -18,6 +19,8 @@ from headway_core.hints import EventHint, HintPublisher
 from headway_core.job import JobError, Progress
 from headway_core.metrics import Metrics
 from headway_core.outcomes import Failed, Succeeded
+from headway_core.topology import JOBS_EXCHANGE, job_queue
+from tests.faults.broker import QUEUE
 from tests.faults.history import check
 from tests.faults.proxy import Deed, Proxy, proxied
 from tests.faults.waiting import promised, until
@@ -27,6 +30,7 @@ from tests.service.worker import PlayedWorker
 
 TYPE = "test.job"
 SILENCE_SECONDS_MAX = 15.0
+LATE_SECONDS = 1.0
 LAG_SECONDS_MAX = 5.0
 STEPS = 30
 
@@ -64,15 +68,54 @@ async def test_a_publish_cut_off_at_any_frame_is_repeated(
     assert not await check(database, at_rest=False, accepted=[job_id])
 
 
+async def test_a_late_confirm_is_a_confirm(
+    served: Served, amqp_proxy: Proxy, database: Database
+) -> None:
+    """P1: the row stays until then, and is not published twice."""
+    fault = amqp_proxy.on("< basic.ack", Deed.DELAY, only="relay", seconds=LATE_SECONDS)
+    published = amqp_proxy.seen["> basic.publish"]
+    job_id = await _submit(served)
+    await until(fault.struck.is_set, "the confirm comes by")
+    assert not await _outbox_empty(database)
+    took = await until(lambda: _outbox_empty(database), "the row is deleted")
+    assert took > LATE_SECONDS / 2
+    assert amqp_proxy.seen["> basic.publish"] == published + 1
+    assert not await check(database, at_rest=False, accepted=[job_id])
+
+
+async def test_an_unroutable_message_is_no_confirmed_one(
+    served: Served, amqp_url: str, amqp_proxy: Proxy, database: Database
+) -> None:
+    """P1: returned, and then acked, by a broker that has lost the binding; the row stays."""
+    await _submit(served)  # with which the server has declared the queue
+    await until(lambda: _outbox_empty(database), "the first one is published")
+    async with await aio_pika.connect(amqp_url) as connection:
+        queue = await (await connection.channel()).get_queue(job_queue(QUEUE))
+        await queue.purge()
+        await queue.unbind(JOBS_EXCHANGE, QUEUE)
+        job_id = await _submit(served)
+        await until(lambda: amqp_proxy.seen["< basic.return"] > 0, "it is returned")
+        await until(lambda: _outbox_empty(database), "bound again, and published")
+        message = await queue.get(no_ack=True)
+    assert str(job_id) in message.body.decode()
+    assert not await check(database, at_rest=False, accepted=[job_id])
+
+
+@pytest.mark.parametrize("silence", [2.0, pytest.param(None, marks=pytest.mark.slow_faults)])
 async def test_confirms_that_never_come_stop_no_relay_for_good(
-    served: Served, amqp_proxy: Proxy, database: Database, monkeypatch: pytest.MonkeyPatch
+    served: Served,
+    amqp_proxy: Proxy,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    silence: float | None,
 ) -> None:
     """P1, P9: the connection lives, and the broker says nothing more about what it was given.
 
-    Nothing is deleted unconfirmed, few copies are made, and after a while another connection is
-    tried.
+    Nothing is deleted unconfirmed, few copies are made, and after a while (20 s, as it is shipped)
+    another connection is tried.
     """
-    monkeypatch.setattr(publishing, "SILENCE_SECONDS_MAX", 2.0)
+    if silence is not None:
+        monkeypatch.setattr(publishing, "SILENCE_SECONDS_MAX", silence)
     fault = amqp_proxy.on("< basic.ack", Deed.DROP, only="relay", times=10_000)
     job_ids = [await _submit(served) for _ in range(3)]
     await until(fault.struck.is_set, "a confirm comes by")
