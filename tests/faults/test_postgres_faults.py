@@ -2,10 +2,15 @@
 
 import asyncio
 import time
+from typing import Any
 
+import grpc
 import pytest
+from google.protobuf.struct_pb2 import Struct
 
 from headway import HeadwayError
+from headway.client import Client
+from headway.v1 import GetJobRequest, JobServiceStub, ListJobsRequest, Payload, SubmitJobRequest
 from tests.faults.proxy import proxied
 from tests.faults.rig import LEASE_SECONDS, Rig
 from tests.faults.waiting import promised, until
@@ -73,6 +78,7 @@ async def test_nobody_is_reaped_while_postgres_is_away_longer_than_the_lease(
         await rig.submit(client, 80, journal=str(journal), until=str(second))
         await journal.begun(100)
         await asyncio.to_thread(rig.services.postgres.kill)
+        assert not rig.services.postgres.is_running
         first.touch()
         await until(lambda: len(journal.lines("end")) == 20, "some end while it is away")
         await asyncio.sleep(AWAY_SECONDS)
@@ -114,16 +120,54 @@ async def test_a_worker_with_a_black_hole_for_a_postgres_comes_back(service_rig:
     """
     rig = service_rig
     async with proxied(rig.stack.database_url) as proxy:
-        await rig.worker("--concurrency", "2", HEADWAY_DATABASE_URL=proxy.url)
+        cut_off = await rig.worker("--concurrency", "2", HEADWAY_DATABASE_URL=proxy.url)
         journal, gate = rig.journal(), rig.gate()
         async with rig.client() as client:
-            await rig.submit(client, 2, journal=str(journal), until=str(gate))
+            jobs = await rig.submit(client, 2, journal=str(journal), until=str(gate))
             await journal.begun(2)
             await rig.worker()
             proxy.freeze()
             gate.touch()
-            await asyncio.sleep(AWAY_SECONDS)
+            await journal.begun(4)
+            assert "heartbeat_failed" in cut_off.log
             proxy.heal()
             await rig.submit(client, 6, journal=str(journal))
             await rig.done()
+            for job in jobs:
+                events = await rig.history(job.id)
+                assert events == ["SUBMITTED", "STARTED", "INTERRUPTED", "STARTED", "COMPLETED"]
+        await rig.judge()
+
+
+async def test_a_server_with_a_black_hole_for_a_postgres_refuses_fast(service_rig: Rig) -> None:
+    """P9: every call is answered, UNAVAILABLE, in two seconds; once all passes, it serves again."""
+    rig = service_rig
+    await rig.worker()
+    async with proxied(rig.stack.database_url) as proxy:
+        await rig.start_elsewhere(HEADWAY_DATABASE_URL=proxy.url)
+        async with (
+            grpc.aio.insecure_channel(rig.elsewhere) as channel,
+            Client(rig.elsewhere) as client,
+        ):
+            stub: Any = JobServiceStub(channel)
+            (job,) = await rig.submit(client, 1)
+            await rig.done()
+            proxy.freeze()
+            # It may be stored all the same, once Postgres reads on: so it can be asked for again.
+            late = SubmitJobRequest(
+                type="fault.work", payload=Payload(json=Struct()), idempotency_key="late"
+            )
+            calls = {
+                "a submit": lambda: stub.SubmitJob(late),
+                "a get": lambda: stub.GetJob(GetJobRequest(job_id=job.id)),
+                "a list": lambda: stub.ListJobs(ListJobsRequest()),
+            }
+            for what, call in calls.items():
+                begun = time.monotonic()
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await call()
+                assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+                promised(f"{what}, Postgres a black hole", time.monotonic() - begun, 2.0)
+            proxy.heal()
+            await rig.submit(client, 2)
         await rig.judge()
