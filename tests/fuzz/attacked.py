@@ -1,33 +1,35 @@
 """A server process under attack: raw calls, what it answers, and whether a row has changed."""
 
-import asyncio
 import re
-import threading
 import time
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
+from uuid import UUID
 
-import asyncpg
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from headway import v1
 from headway_dev.children import Child
 from tests.end_to_end.stack import Stack
-
-Result = TypeVar("Result")
+from tests.fuzz.ledger import Ledger
 
 SERVICE = "headway.v1.JobService"
 STREAMS = {"WatchJob"}
 CALL_SECONDS = 20.0
+SILENT_SECONDS = 0.1
+"""How long a stream that has nothing to tell is listened to."""
 REST_SECONDS_MAX = 30.0
 LAST_WRITE_SECONDS = 0.3
 """What a call whose deadline is over may still have on its way to the database."""
 RECEIVE_BYTES_MAX = 6 * 1024 * 1024
 METADATA_BYTES_GRPC_TAKES = 8 * 1024
 
-# server/headway_server/status.py has the table that DESIGN's errors come from.
+# server/headway_server/status.py has the table that DESIGN's errors come from. The database is
+# there and nobody drains: UNAVAILABLE would be a defect.
 PRECISE = {
     ("INVALID_ARGUMENT", "INVALID_FIELD"),
     ("INVALID_ARGUMENT", "MALFORMED_REQUEST"),
@@ -37,26 +39,13 @@ PRECISE = {
     ("FAILED_PRECONDITION", "JOB_NOT_DEAD"),
     ("FAILED_PRECONDITION", "TOO_MANY_QUEUES"),
     ("RESOURCE_EXHAUSTED", "QUEUE_FULL"),
-    ("UNAVAILABLE", "DATABASE_UNAVAILABLE"),
 }
-UNKNOWN_OUTCOME = {"DEADLINE_EXCEEDED", "CANCELLED", "UNAVAILABLE"}
-"""After these a call may have had its effect: they are not refusals."""
+EXPIRED = {"DEADLINE_EXCEEDED", "CANCELLED"}
+"""What a caller sees who does not wait; of anybody else's call it would be a hang."""
 PYTHON_TEXT = re.compile(
     r"Traceback|\.py\b|\b[A-Za-z]*(Exception|Error)\b(?!Info)|<class|object at 0x|asyncpg"
 )
-TABLES = (
-    "dead_letters",
-    "idempotency_keys",
-    "job_events",
-    "job_steps",
-    "job_types",
-    "jobs",
-    "outbox",
-    "queues",
-    "runs",
-    "schema_migrations",
-    "workers",
-)
+DEFECT = re.compile(r'rpc_failed|Traceback|"exception":|"level": ?"(error|critical)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +55,26 @@ class Answer:
     code: str
     reason: str = ""
     text: str = ""
-    response: bytes = b""
+    responses: tuple[bytes, ...] = ()
 
 
 class Attacked:
     """The server, and what a caller and an operator see of it."""
 
     def __init__(self, stack: Stack, server: Child, ids: Sequence[str]) -> None:
-        """`ids`: the jobs that are there, and will be the only ones between two calls."""
+        """`ids`: the jobs that are there, and will be as they are now at each call."""
+        self.stack = stack
         self.server = server
         self.target = stack.target
         self.amqp_url = stack.amqp_url
         self.ids = list(ids)
+        self._log = Log(server.log)
         self._ledger = Ledger(stack.database_url)
+        self._waiting = self._ledger.waiting()
+        self._digest = self._ledger.digest()
         self._channel = grpc.insecure_channel(
             stack.target, options=[("grpc.max_send_message_length", -1)]
         )
-        self._digest = ""
-        self.rest()
 
     def close(self) -> None:
         """End the connections."""
@@ -97,26 +88,40 @@ class Attacked:
         *,
         metadata: Sequence[tuple[str, str | bytes]] = (),
         seconds: float = CALL_SECONDS,
+        may_expire: bool = False,
     ) -> Answer:
         """Send a request; whatever it is, the answer is precise, and a refusal changed nothing."""
         answer = self._call(method, raw, metadata, seconds)
         assert not PYTHON_TEXT.search(answer.text), answer
-        if answer.code in UNKNOWN_OUTCOME:
+        if may_expire and answer.code in EXPIRED:
             time.sleep(LAST_WRITE_SECONDS)  # its caller has gone, and nobody can be asked
-        if answer.code == "OK" or answer.code in UNKNOWN_OUTCOME:
             self.rest()
-            return answer
-        assert self._is_precise(answer, raw, metadata), answer
-        assert self._ledger.digest() == self._digest, f"refused, and yet rows changed: {answer}"
+        elif answer.code == "OK":
+            self.rest()
+        else:
+            assert self._is_precise(answer, raw, metadata), (method, answer)
+            self.check_unchanged()
         return answer
+
+    def check_unchanged(self) -> None:
+        """No row differs from what it was at the beginning."""
+        assert self._ledger.digest() == self._digest, "refused, and yet rows changed"
 
     def check_alive(self) -> None:
         """It still serves, in the same process, and has logged no defect."""
         assert self.server.exit_code is None
         assert self._call("ListJobs", b"", (), CALL_SECONDS).code == "OK"
-        log = self.server.log.read_text(errors="replace")
-        found = [line for line in log.splitlines() if "rpc_failed" in line or "Traceback" in line]
-        assert not found, found[-1][:4000]
+        self._log.check()
+
+    def rest(self) -> None:
+        """Wait until the server has nothing left to do, and bring the tables back."""
+        deadline = time.monotonic() + REST_SECONDS_MAX
+        while self._ledger.due():
+            assert time.monotonic() < deadline, "the relay does not come to rest"
+            time.sleep(0.005)
+        if self._ledger.digest() != self._digest:
+            self._ledger.restore()
+            self.check_unchanged()
 
     def _is_precise(
         self, answer: Answer, raw: bytes, metadata: Sequence[tuple[str, str | bytes]]
@@ -133,88 +138,72 @@ class Attacked:
         path = f"/{SERVICE}/{method}"
         try:
             if method in STREAMS:
-                call = self._channel.unary_stream(path)(raw, timeout=seconds, metadata=metadata)
-                response = next(iter(call), b"")
-                call.cancel()
-            else:
-                response = self._channel.unary_unary(path)(raw, timeout=seconds, metadata=metadata)
+                return self._watch(path, raw, metadata, seconds)
+            response = self._channel.unary_unary(path)(raw, timeout=seconds, metadata=metadata)
         except grpc.RpcError as error:
             return _answer(error)
-        return Answer("OK", response=response)
+        return Answer("OK", responses=(response,))
 
-    def rest(self) -> None:
-        """Wait until the server has nothing left to do, and bring the tables back."""
-        deadline = time.monotonic() + REST_SECONDS_MAX
-        while self._ledger.due():
-            assert time.monotonic() < deadline, "the relay does not come to rest"
-            time.sleep(0.005)
-        self._ledger.forget_all_but(self.ids)
-        self._digest = self._ledger.digest()
-
-
-class Ledger:
-    """The tables, read and cleared over a connection of its own, from any thread."""
-
-    def __init__(self, url: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._connection = self._wait(asyncpg.connect(url, timeout=20))
-        parts = [
-            f"SELECT '{table}' n, coalesce(string_agg(t::text, '|' ORDER BY t::text), '') c"
-            f" FROM {table} t"
-            for table in TABLES
-        ]
-        self._digest = (
-            f"SELECT md5(string_agg(n || c, '#' ORDER BY n)) FROM ({' UNION ALL '.join(parts)}) x"
-        )
-        found = self._wait(
-            self._connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        )
-        assert {row["tablename"] for row in found} == set(TABLES), "a table without a digest"
-
-    def digest(self) -> str:
-        """Of every row of every table."""
-        return str(self._wait(self._connection.fetchval(self._digest)))
-
-    def due(self) -> bool:
-        """Whether the relay still has something to do."""
-        query = (
-            "SELECT EXISTS (SELECT FROM outbox WHERE available_at <= clock_timestamp())"
-            " OR EXISTS (SELECT FROM jobs WHERE state IN (1, 5) AND wait_time <= clock_timestamp())"
-        )
-        return bool(self._wait(self._connection.fetchval(query)))
-
-    def forget_all_but(self, job_ids: Sequence[str]) -> None:
-        """Delete what calls have stored."""
-        kept = ",".join(f"'{job_id}'" for job_id in job_ids) or "NULL"
-        statements = [
-            f"DELETE FROM {table} WHERE {column} NOT IN ({kept})"
-            for table, column in (
-                ("outbox", "job_id"),
-                ("idempotency_keys", "job_id"),
-                ("job_events", "job_id"),
-                ("dead_letters", "job_id"),
-                ("jobs", "id"),
-            )
-        ]
-        statements.append("DELETE FROM queues WHERE name <> 'default'")
-        self._wait(self._connection.execute(";".join(statements)))
-
-    def close(self) -> None:
-        """End the connection and the thread."""
-        self._wait(self._connection.close(timeout=5))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _wait(self, work: Coroutine[Any, Any, Result]) -> Result:
-        future: Future[Result] = asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
-        return future.result(60)
+    def _watch(
+        self, path: str, raw: bytes, metadata: Sequence[tuple[str, str | bytes]], seconds: float
+    ) -> Answer:
+        """Read a stream to its end, or to where it has told all that there is of a waiting job."""
+        seen, last = _asked(raw)
+        is_told = last is not None and last == self._waiting.get(seen)
+        if is_told:
+            seconds = min(seconds, SILENT_SECONDS)
+        call = self._channel.unary_stream(path)(raw, timeout=seconds, metadata=metadata)
+        responses: list[bytes] = []
+        try:
+            for response in call:
+                responses.append(response)
+                update = v1.WatchJobResponse.FromString(response)
+                assert update.sequence == (last or 0) + 1 or update.HasField("snapshot"), update
+                last = update.sequence
+                if last == self._waiting.get(seen):
+                    break
+        except grpc.RpcError as error:
+            if not (is_told and _code(error) == "DEADLINE_EXCEEDED"):
+                raise
+        finally:
+            call.cancel()
+        return Answer("OK", responses=tuple(responses))
 
 
-async def _awaited(work: Any) -> Any:
-    return await work
+class Log:
+    """What a process has logged, in JSON; read once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+
+    def check(self) -> None:
+        """No line since the last time tells of a defect."""
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            found = file.read()
+        self._read += len(found)
+        check_log(found.decode(errors="replace"))
+
+
+def check_log(text: str) -> None:
+    """No line tells of a defect."""
+    bad = [line for line in text.splitlines() if DEFECT.search(line)]
+    assert not bad, bad[-1][:4000]
+
+
+def _asked(raw: bytes) -> tuple[str, int | None]:
+    """The job and the sequence that a watch begins with; what is no message names none."""
+    try:
+        request = v1.WatchJobRequest.FromString(raw)
+        job_id = str(UUID(request.job_id))
+    except (DecodeError, ValueError):
+        return "", None
+    return job_id, request.after_sequence if request.HasField("after_sequence") else None
+
+
+def _code(error: Any) -> str:
+    return str(error.code().name)
 
 
 def _answer(error: Any) -> Answer:
@@ -230,4 +219,4 @@ def _answer(error: Any) -> Answer:
                     detail.Unpack(info)
                     assert info.domain == "headway"
                     reason = info.reason
-    return Answer(error.code().name, reason, "\n".join(text))
+    return Answer(_code(error), reason, "\n".join(text))

@@ -9,6 +9,7 @@ from headway import SyncClient
 from headway.jobs import JobState
 from headway_dev.services import Services
 from tests.end_to_end.conftest import MakeStack, new_stack
+from tests.end_to_end.stack import query
 from tests.fuzz.attacked import Attacked
 from tests.fuzz.effort import thrown
 
@@ -48,6 +49,8 @@ def _attacked(new_stack: MakeStack, services: Services) -> Iterator[Attacked]:
             time.sleep(0.05)
         ids = [job.id for job in client.list()]
     stack.stop(keep=1)
+    # Or else the server would delete it in a while.
+    query(stack.database_url, "DELETE FROM workers")
     found = Attacked(stack, server, ids)
     yield found
     found.close()

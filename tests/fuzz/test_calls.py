@@ -24,9 +24,8 @@ ABSENT = "01919191-0000-7000-8000-000000000000"
 @pytest.fixture(scope="module")
 def good(attacked: Attacked) -> dict[str, list[str]]:
     """Values that get further than the first check."""
-    page = v1.ListJobsResponse.FromString(
-        attacked.throw("ListJobs", v1.ListJobsRequest(page_size=1).SerializeToString()).response
-    )
+    answer = attacked.throw("ListJobs", v1.ListJobsRequest(page_size=1).SerializeToString())
+    page = v1.ListJobsResponse.FromString(answer.responses[0])
     return {
         "job_id": [*attacked.ids, *attacked.ids, ABSENT],
         "type": ["e2e.work", "fuzz.one"],
@@ -137,14 +136,15 @@ def test_metadata(attacked, method, metadata, raw) -> None:
     attacked.throw(method, raw, metadata=metadata)
 
 
-@effort(15, most=2000)
+@effort(8, most=2000)
 @given(
     method=st.sampled_from(list(METHODS)),
     seconds=st.one_of(st.floats(-1, 0.01), st.sampled_from((0, 1e-9, 1e6))),
 )
 def test_deadlines(attacked, good, method, seconds) -> None:
     thrown["calls, deadlines"] += 1
-    attacked.throw(method, wire.delimited(1, good["job_id"][0].encode()), seconds=seconds)
+    raw = wire.delimited(1, good["job_id"][0].encode())
+    attacked.throw(method, raw, seconds=seconds, may_expire=seconds < 1)
 
 
 @effort(6, most=60)
@@ -166,6 +166,21 @@ def test_batches_of_any_size(attacked, count) -> None:
     job = wire.delimited(1, wire.delimited(1, b"fuzz.one"))
     answer = attacked.throw("BatchSubmitJobs", job * count)
     assert (answer.code == "OK") == (count == 1000)
+
+
+def test_watches_are_told_to_their_end(attacked, good) -> None:
+    """Of a job that is done the whole history; of one that waits all there is so far."""
+    for job_id in attacked.ids:
+        thrown["calls, watches"] += 1
+        request = v1.WatchJobRequest(job_id=job_id, after_sequence=0)
+        answer = attacked.throw("WatchJob", request.SerializeToString())
+        assert answer.code == "OK"
+        updates = [v1.WatchJobResponse.FromString(raw) for raw in answer.responses]
+        assert [update.sequence for update in updates] == list(range(1, len(updates) + 1))
+        request = v1.WatchJobRequest(job_id=job_id, after_sequence=len(updates))
+        again = attacked.throw("WatchJob", request.SerializeToString())
+        assert again.code == "OK"
+        assert not again.responses
 
 
 def test_methods_that_there_are_not(attacked) -> None:
