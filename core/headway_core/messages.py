@@ -18,6 +18,7 @@ from headway_core.trace_context import TraceContext
 CONTENT_TYPE: Final = "application/json"
 BODY_BYTES_MAX: Final = 256
 """Far more than `body` writes."""
+REASON_CHARACTERS_MAX: Final = 64
 DISPATCH_NO_MAX: Final = 2**31 - 1
 
 _UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -87,7 +88,9 @@ def decode(message: Incoming) -> Delivered | Malformed:
     A trace context that is none is ignored, as the W3C asks.
     """
     if UNREADABLE in message.headers:
-        return Malformed(f"its properties cannot be read: {message.headers[UNREADABLE]}")
+        reason = message.headers[UNREADABLE]  # a stranger may have written it
+        shown = reason[:REASON_CHARACTERS_MAX] if isinstance(reason, str) else "no reason"
+        return Malformed(f"its properties cannot be read: {shown}")
     if written := _WRITTEN.fullmatch(message.body):  # nearly always
         job_id, dispatch_no = written[1].decode(), int(written[2])
     else:

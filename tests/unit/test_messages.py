@@ -40,6 +40,13 @@ def test_what_is_written_is_read(job_id: UUID, dispatch_no: int) -> None:
     assert decode(Received(body, dict(headers))) == Delivered(job_id, dispatch_no, CONTEXT)
 
 
+@pytest.mark.parametrize("reason", ["x" * 20_000, {"k": "x" * 20_000}, None])
+def test_a_stranger_who_writes_our_header_does_not_fill_the_log(reason: object) -> None:
+    found = decode(Received(b"junk", {lenient_frames.UNREADABLE: reason}))
+    assert isinstance(found, Malformed)
+    assert len(found.reason) < 120
+
+
 @pytest.mark.parametrize(
     "properties",
     [
