@@ -1,19 +1,30 @@
 """What every call goes through: malformed bytes, defects, spans, and no text that leaks."""
 
 import asyncio
+from types import ModuleType
 from typing import Any, Never
 from uuid import UUID
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from headway.v1 import GetJobRequest, SubmitJobRequest
+from headway.v1 import (
+    BatchSubmitJobsRequest,
+    CancelJobRequest,
+    GetJobRequest,
+    ListDeadLettersRequest,
+    ListJobsRequest,
+    ReplayDeadLetterRequest,
+    SubmitJobRequest,
+    WatchJobRequest,
+)
 from headway.v1.job_service_pb2 import DESCRIPTOR
-from headway_core import jobs
+from headway_core import dead_letters, events, jobs, submissions
 from headway_core.database import Database
 from headway_core.metrics import Metrics
 from headway_core.telemetry import Telemetry
@@ -112,25 +123,66 @@ class _AnyService:
         return name
 
 
-async def test_a_defect_is_internal_with_an_id_and_nothing_else(
-    served: Served, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """grpc.aio would send the exception's text, and such texts hold URLs with passwords."""
+JOB_ID = str(UUID(int=7))
+DEFECTS: dict[str, tuple[ModuleType, str, Message]] = {
+    "SubmitJob": (submissions, "submit", SubmitJobRequest(type="t")),
+    "BatchSubmitJobs": (
+        submissions,
+        "submit_all",
+        BatchSubmitJobsRequest(requests=[SubmitJobRequest(type="t")]),
+    ),
+    "GetJob": (jobs, "get", GetJobRequest(job_id=JOB_ID)),
+    "ListJobs": (jobs, "list_jobs", ListJobsRequest()),
+    "WatchJob": (jobs, "get_many", WatchJobRequest(job_id=JOB_ID)),
+    "CancelJob": (jobs, "cancel", CancelJobRequest(job_id=JOB_ID)),
+    "ListDeadLetters": (dead_letters, "list_dead", ListDeadLettersRequest()),
+    "ReplayDeadLetter": (dead_letters, "replay", ReplayDeadLetterRequest(job_id=JOB_ID)),
+}
+"""By method: what of the core it calls, and with what request."""
 
-    async def get(*_: object, **__: object) -> Never:
-        raise ValueError(SECRET)
 
-    monkeypatch.setattr(jobs, "get", get)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await served.stub.GetJob(GetJobRequest(job_id=str(UUID(int=7))))
-    found = refusal(caught.value)
+async def defect(*_: object, **__: object) -> Never:
+    raise ValueError(SECRET)
+
+
+def check_internal(error: grpc.aio.AioRpcError, written: str) -> None:
+    found = refusal(error)
     assert found.code is grpc.StatusCode.INTERNAL
     assert found.reason == "INTERNAL"
     assert found.metadata.keys() == {"error_id"}
-    assert "hunter2" not in str(caught.value)
-    written = "".join(capfd.readouterr())
+    assert "hunter2" not in str(error) + str(error.trailing_metadata())
     assert found.metadata["error_id"] in written, "the log has it"
     assert "ValueError" in written
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_defect_is_internal_with_an_id_and_nothing_else(
+    served: Served,
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """grpc.aio would send the exception's text, and such texts hold URLs with passwords."""
+    module, name, request = DEFECTS[method]
+    monkeypatch.setattr(module, name, defect)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call_raw(served, method, request.SerializeToString())
+    check_internal(caught.value, "".join(capfd.readouterr()))
+
+
+async def test_a_defect_in_the_middle_of_a_stream_is_internal_too(
+    served: Served, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = SubmitJobRequest(type="t")
+    request.delay.FromSeconds(3_600)
+    job_id = (await served.stub.SubmitJob(request)).job.id
+    watch = served.stub.WatchJob(WatchJobRequest(job_id=job_id), timeout=20)
+    assert (await watch.read()).HasField("snapshot")
+    monkeypatch.setattr(events, "after", defect)
+    await served.stub.CancelJob(CancelJobRequest(job_id=job_id))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await watch.read()
+    check_internal(caught.value, "".join(capfd.readouterr()))
 
 
 async def test_the_death_of_a_loop_ends_the_server(
