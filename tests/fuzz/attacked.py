@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from headway import v1
 from headway_dev.children import Child
 from tests.end_to_end.stack import Stack
 from tests.fuzz.ledger import Ledger
+from tests.fuzz.process_log import ProcessLog
 
 SERVICE = "headway.v1.JobService"
 STREAMS = {"WatchJob"}
@@ -45,7 +45,6 @@ EXPIRED = {"DEADLINE_EXCEEDED", "CANCELLED"}
 PYTHON_TEXT = re.compile(
     r"Traceback|\.py\b|\b[A-Za-z]*(Exception|Error)\b(?!Info)|<class|object at 0x|asyncpg"
 )
-DEFECT = re.compile(r'rpc_failed|Traceback|"exception":|"level": ?"(error|critical)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class Attacked:
         self.target = stack.target
         self.amqp_url = stack.amqp_url
         self.ids = list(ids)
-        self._log = Log(server.log)
+        self._log = ProcessLog(server.log)
         self._ledger = Ledger(stack.database_url)
         self._waiting = self._ledger.waiting()
         self._digest = self._ledger.digest()
@@ -141,7 +140,7 @@ class Attacked:
                 return self._watch(path, raw, metadata, seconds)
             response = self._channel.unary_unary(path)(raw, timeout=seconds, metadata=metadata)
         except grpc.RpcError as error:
-            return _answer(error)
+            return answer_of(error)
         return Answer("OK", responses=(response,))
 
     def _watch(
@@ -170,28 +169,6 @@ class Attacked:
         return Answer("OK", responses=tuple(responses))
 
 
-class Log:
-    """What a process has logged, in JSON; read once."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read = 0
-
-    def check(self) -> None:
-        """No line since the last time tells of a defect."""
-        with self._path.open("rb") as file:
-            file.seek(self._read)
-            found = file.read()
-        self._read += len(found)
-        check_log(found.decode(errors="replace"))
-
-
-def check_log(text: str) -> None:
-    """No line tells of a defect."""
-    bad = [line for line in text.splitlines() if DEFECT.search(line)]
-    assert not bad, bad[-1][:4000]
-
-
 def _asked(raw: bytes) -> tuple[str, int | None]:
     """The job and the sequence that a watch begins with; what is no message names none."""
     try:
@@ -206,7 +183,8 @@ def _code(error: Any) -> str:
     return str(error.code().name)
 
 
-def _answer(error: Any) -> Answer:
+def answer_of(error: Any) -> Answer:
+    """An error of gRPC's as its caller sees it."""
     text, reason = [str(error.details())], ""
     for key, value in error.trailing_metadata() or ():
         text.append(f"{key}={value!r}")

@@ -7,15 +7,15 @@ import pytest
 
 from headway import SyncClient
 from headway.jobs import JobState
-from headway_dev.services import Services
 from tests.end_to_end.conftest import MakeStack, new_stack
 from tests.end_to_end.stack import query
 from tests.fuzz.attacked import Attacked
 from tests.fuzz.effort import thrown
+from tests.fuzz.live import Live
 
 __all__ = ["new_stack"]
 
-VHOST = "fuzz"
+HANDLERS = "tests.fuzz.handlers:jobs"
 # Nothing in the background may change a row while a digest is compared.
 STILL = {"HEADWAY_STARVATION_SECONDS": "86400", "HEADWAY_LOG_LEVEL": "debug"}
 
@@ -28,12 +28,9 @@ def attacked(_attacked: Attacked) -> Attacked:
 
 
 @pytest.fixture(scope="session")
-def _attacked(new_stack: MakeStack, services: Services) -> Iterator[Attacked]:
+def _attacked(new_stack: MakeStack) -> Iterator[Attacked]:
     """A server on a real broker; its database has one job of each end, and one that waits."""
     stack = new_stack(**STILL)
-    # The pool of virtual hosts deletes those of earlier tests; this one lives as long as all.
-    services.rabbitmq.replace_vhosts(old=[], new=[VHOST])
-    stack.amqp_url = services.rabbitmq.url_of(VHOST)
     server, _ = stack.start()
     with SyncClient(stack.target) as client:
         ids = [
@@ -54,6 +51,19 @@ def _attacked(new_stack: MakeStack, services: Services) -> Iterator[Attacked]:
     found = Attacked(stack, server, ids)
     yield found
     found.close()
+    stack.stop()
+
+
+@pytest.fixture(scope="session")
+def live(new_stack: MakeStack) -> Iterator[Live]:
+    """A server, and a worker with one executor, for tests that only add to what is there."""
+    stack = new_stack()
+    server = stack.start_server()
+    worker = stack.start_worker("--concurrency", "8", "--processes", "1", app=HANDLERS)
+    for child in (server, worker):
+        child.await_ready()
+    with SyncClient(stack.target) as client:
+        yield Live(stack, server, worker, client)
     stack.stop()
 
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from headway_worker import Context, Jobs, PermanentError, RetryLater
+from tests.end_to_end.handlers import appearance
 
 jobs = Jobs()
 HASTE = timedelta(milliseconds=20)
@@ -194,3 +195,20 @@ async def hostile_in_a_step(ctx: Context, payload: dict[str, Any]) -> Any:
 @jobs.handler("echo")
 async def echo(ctx: Context, payload: dict[str, Any]) -> Any:
     return {**payload, "pid": os.getpid()}
+
+
+@jobs.handler("hand_back")
+async def hand_back(ctx: Context, payload: Any) -> Any:
+    return payload
+
+
+@jobs.handler("hold")
+async def hold(ctx: Context, payload: dict[str, Any]) -> None:
+    """Run until a file is there."""
+    ctx.progress(1, 2)
+    await appearance(payload["until"])
+
+
+@jobs.handler("fails", initial_backoff=timedelta(days=1))
+async def fails(ctx: Context, payload: dict[str, Any]) -> None:
+    raise ConnectionResetError("not yet")

@@ -70,10 +70,17 @@ class RawPublisher:
         except OSError as error:
             raise Refused(str(error)) from error
 
+    def count(self, queue: str) -> int:
+        """The messages that are ready in a queue."""
+        self._send(commands.Queue.Declare(queue=queue, passive=True))
+        found = self._expect(commands.Queue.DeclareOk)
+        assert isinstance(found, commands.Queue.DeclareOk)
+        return found.message_count or 0
+
     def _send(self, method: frame.FrameTypes, *, channel: int = CHANNEL) -> None:
         self._socket.sendall(frame.marshal(method, channel))
 
-    def _expect(self, kind: type) -> None:
+    def _expect(self, kind: type) -> frame.FrameTypes:
         head = self._stream.read(7)
         if len(head) < 7:
             raise Refused("the connection is closed")
@@ -81,6 +88,7 @@ class RawPublisher:
         _, _, found = frame.unmarshal(head + rest)
         if not isinstance(found, kind):
             raise Refused(repr(found))
+        return found
 
 
 def short(text: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Calls written frame by frame: a client library compresses soundly, and so sends no broken frame."""
+"""Calls written frame by frame: client libraries compress soundly and send no broken frame."""
 
 import re
 import socket

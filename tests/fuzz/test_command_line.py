@@ -165,7 +165,7 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-@effort(150, most=20_000)
+@effort(120, most=20_000)
 @given(
     command=st.sampled_from(list(CLIENT)),
     words=st.lists(VALUES, max_size=3),
@@ -199,7 +199,7 @@ def test_commands_of_the_client(attacked, done, command, words, data) -> None:
         attacked.rest()
 
 
-@effort(100, most=5_000)
+@effort(60, most=5_000)
 @given(
     command=st.sampled_from(["trace", "worker", "server", "migrate"]),
     words=st.lists(VALUES.filter(lambda word: not word.startswith("-")), max_size=2),

@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ BY_GRPC = (b"Decompression failed", b"Error parsing 'grpc-encoding'", b"Compress
 ODD_ENCODING = "Error parsing 'grpc-encoding' metadata"
 GROWTH_BYTES_MAX = 32 * 2**20
 UNANSWERED_SECONDS = 0.3
-COMPRESS = {"gzip": gzip.compress, "deflate": zlib.compress}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 REQUEST = wire.delimited(1, b"fuzz.one") + wire.delimited(2, b"default")
 
 

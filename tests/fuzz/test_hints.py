@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway import v1
+from headway import JobState, v1
 from headway_core.topology import HINTS_EXCHANGE
-from tests.fuzz.attacked import Attacked
 from tests.fuzz.effort import effort, thrown
+from tests.fuzz.live import Live
 from tests.fuzz.raw_amqp import RawPublisher
 
 WATCH_SECONDS = 20.0
@@ -31,9 +31,13 @@ VALUES = st.recursive(
 )
 
 
-def hints(job_id: str) -> st.SearchStrategy[list[object]]:
-    """Of the right shape about a job that is watched, with wrong values in them."""
-    ids = st.sampled_from((job_id, job_id.upper(), "", "x", "0" * 36))
+def hints(watched: str, running: str) -> st.SearchStrategy[list[object]]:
+    """Of the right shape about a job that is watched and one that runs, with wrong values in them.
+
+    Nobody has asked for a cancellation: a hint that says so is wrong, too.
+    """
+    known = (watched, running)
+    ids = st.sampled_from((*known, *map(str.upper, known), "", "x", "0" * 36))
     progress = st.one_of(
         st.lists(VALUES, min_size=6, max_size=8),
         st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS, VALUES, VALUES, NUMBERS).map(list),
@@ -42,6 +46,7 @@ def hints(job_id: str) -> st.SearchStrategy[list[object]]:
         st.tuples(st.just("event"), ids, NUMBERS, st.booleans()).map(list),
         st.tuples(st.just("progress"), ids, NUMBERS, progress).map(list),
         st.tuples(st.sampled_from(("cancel", "outbox", "event", "nothing")), VALUES).map(list),
+        st.tuples(st.just("cancel"), ids).map(list),
         st.just(["outbox"]),
     )
 
@@ -49,10 +54,10 @@ def hints(job_id: str) -> st.SearchStrategy[list[object]]:
 class Watched:
     """A job with a watch on it, read in a thread to its end."""
 
-    def __init__(self, attacked: Attacked) -> None:
+    def __init__(self, target: str) -> None:
         self.kinds: list[str] = []
         self.error: grpc.RpcError | None = None
-        self._channel = grpc.insecure_channel(attacked.target)
+        self._channel = grpc.insecure_channel(target)
         self._stub = v1.JobServiceStub(self._channel)
         request = v1.SubmitJobRequest(type="fuzz.watched")
         request.delay.FromSeconds(86_400)
@@ -84,37 +89,61 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(attacked: Attacked) -> Iterator[Watched]:
-    found = Watched(attacked)
+def watched(live: Live) -> Iterator[Watched]:
+    found = Watched(live.target)
     yield found
     found.end()
-    attacked.check_alive()
 
 
 @pytest.fixture(scope="module")
-def publisher(attacked: Attacked) -> Iterator[RawPublisher]:
-    with RawPublisher(attacked.amqp_url) as found:
+def running(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A job that runs meanwhile: the worker's supervisor and the server hear all hints, too."""
+    live.skip_logs()
+    path = tmp_path_factory.mktemp("hints") / "until"
+    job = live.client.submit("hold", {"until": str(path)})
+    live.until(lambda: live.client.get(job.id).state is JobState.RUNNING)
+    yield job.id
+    live.run_good_job()  # the worker has heard all of them before it hears of this one
+    assert live.client.get(job.id).state is JobState.RUNNING
+    path.touch()
+    ended = live.wait(job)
+    assert (ended.state, ended.attempt) == (JobState.COMPLETED, 1)
+    live.check_logs()
+
+
+@pytest.fixture(scope="module")
+def publisher(live: Live) -> Iterator[RawPublisher]:
+    with RawPublisher(live.amqp_url) as found:
         yield found
 
 
-@effort(150)
+@effort(100)
 @given(data=st.data())
-def test_hints_with_wrong_values(attacked, watched, publisher, data) -> None:
+def test_hints_with_wrong_values(watched, running, publisher, data) -> None:
     thrown["hints"] += 1
-    body = orjson.dumps(data.draw(st.lists(hints(watched.id), max_size=4)), option=0)
+    body = orjson.dumps(data.draw(st.lists(hints(watched.id, running), max_size=4)))
     publisher.publish(body, exchange=HINTS_EXCHANGE.encode(), routing_key=b"\xff")
 
 
-@effort(60)
+@effort(40)
 @given(
     body=st.one_of(
         st.binary(max_size=60),
         VALUES.map(orjson.dumps),
         st.sampled_from(
-            (b"[" * 2_000, b"[" * 1024 + b"]" * 1024, b"x" * 1_048_577, b"[1e999]", b'["\xff"]')
+            (
+                b"[" * 2_000,
+                b"[" * 1024 + b"]" * 1024,
+                b"x" * 1_048_577,
+                b"[1e999]",
+                b'["\xff"]',
+                b'"cancel"',
+                b'[["cancel"' + b"[" * 2_000,
+                b'[["cancel", "\xff"]]',
+            )
         ),
     )
 )
-def test_hints_that_are_none(attacked, watched, publisher, body) -> None:
+def test_hints_that_are_none(watched, running, publisher, body) -> None:
     thrown["hints"] += 1
     publisher.publish(body, exchange=HINTS_EXCHANGE.encode(), routing_key=b"")
