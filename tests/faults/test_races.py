@@ -15,6 +15,8 @@ from random import Random
 from typing import TypeVar
 from uuid import UUID, uuid4
 
+import pytest
+
 from headway_core import claims, dead_letters, jobs, leases, outbox, runs, submissions
 from headway_core.database import Database
 from headway_core.job import JobError, RetryPolicy
@@ -204,6 +206,7 @@ async def test_cancel_against_claim(database: Database) -> None:
     assert not await check(database, at_rest=False)
 
 
+@pytest.mark.timeout(3_000)  # half a million replays
 async def test_fifty_concurrent_replays_make_one_life(database: Database) -> None:
     """P2: one of them revives the job, the others find it revived; the epoch is not used again."""
     worker_id = await _worker(database)
