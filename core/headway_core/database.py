@@ -149,7 +149,7 @@ class Database:
                     return await run(connection)
             except _CONFLICTS as error:
                 if tries == CONFLICT_TRIES_MAX:
-                    raise StoreUnavailable(f"the database is busy: {error}") from error
+                    raise StoreUnavailable(f"the database is busy: {_said(error)}") from error
                 await asyncio.sleep(CONFLICT_WAIT_SECONDS * tries * self._random.random())
         raise AssertionError("unreachable")
 
@@ -176,7 +176,8 @@ class Database:
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = str(error).partition("\n")[0]  # below stands Postgres's DETAIL, which may quote a row
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 async def _keep_session(connection: object) -> None:
