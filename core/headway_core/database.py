@@ -137,10 +137,17 @@ class Database:
     async def transaction(
         self, *, timeout_seconds: float | None = None
     ) -> AsyncIterator[Connection]:
-        """Hold one transaction; it is not retried. Commits unless the block raises."""
+        """Hold one transaction; it is not retried. Commits unless the block raises.
+
+        A conflict with another transaction is StoreUnavailable here: what to do again is the
+        caller's to know.
+        """
         seconds = timeout_seconds or self._timeout_seconds
-        async with self._connection(seconds) as connection, connection.transaction():
-            yield connection
+        try:
+            async with self._connection(seconds) as connection, connection.transaction():
+                yield connection
+        except _CONFLICTS as error:
+            raise StoreUnavailable(f"the database is busy: {error}") from error
 
     async def _retried(self, run: Callable[[Connection], Awaitable[Result]]) -> Result:
         for tries in range(1, CONFLICT_TRIES_MAX + 1):

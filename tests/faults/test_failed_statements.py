@@ -6,13 +6,16 @@ import time
 
 import asyncpg
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from headway import HeadwayError
+from headway.v1 import SubmitJobRequest
 from headway_core import submissions
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
 from tests.faults.rig import Rig
-from tests.faults.waiting import promised
+from tests.faults.waiting import promised, until
+from tests.service.serving import serving
 from tests.service.worker import PlayedWorker
 from tests.store.conftest import submission
 
@@ -32,6 +35,7 @@ CONFLICTS = ("40P01", "40001", "55P03")
 CODES = (*CONFLICTS, "53200")
 """and memory that is not."""
 BATCH = 50
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 SLOWDOWN_MAX = 4.0
 """Between batches; a busy neighbour makes a factor of two."""
 REMOVED = """
@@ -130,3 +134,17 @@ async def test_an_exhausted_pool_refuses_fast(database_url: str) -> None:
         assert await database.fetchval("SELECT count(*) FROM jobs") == 50
     finally:
         await database.close()
+
+
+async def test_a_locked_table_ends_no_relay(
+    database_url: str, amqp_url: str, database: Database
+) -> None:
+    """P1, P9: somebody reindexes; the relay's poll gives up after a second, and polls again."""
+    async with serving(database_url, amqp_url) as served:
+        async with database.transaction(timeout_seconds=30) as holder:
+            await holder.execute("LOCK TABLE outbox")
+            await until(lambda: holder.fetchval(WAITING), "the relay waits")
+            await until(lambda: holder.fetchval(f"SELECT ({WAITING}) = 0"), "it has given up")
+        request = SubmitJobRequest(type="noop", delay=Duration(nanos=200_000_000))
+        await served.stub.SubmitJob(request)  # due later: it is the poll that publishes it
+        await until(lambda: database.fetchval("SELECT count(*) = 0 FROM outbox"), "published")
