@@ -150,9 +150,11 @@ class Database:
             raise StoreUnavailable(f"the database is busy: {error}") from error
 
     async def _retried(self, run: Callable[[Connection], Awaitable[Result]]) -> Result:
+        time = asyncio.get_running_loop().time
+        deadline = time() + self._timeout_seconds  # of all tries together: a lock takes 1 s of it
         for tries in range(1, CONFLICT_TRIES_MAX + 1):
             try:
-                async with self._connection(self._timeout_seconds) as connection:
+                async with self._connection(deadline - time()) as connection:
                     return await run(connection)
             except _CONFLICTS as error:
                 if tries == CONFLICT_TRIES_MAX:

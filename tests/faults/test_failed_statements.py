@@ -5,11 +5,12 @@ import contextlib
 import time
 
 import asyncpg
+import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from headway import HeadwayError
-from headway.v1 import SubmitJobRequest
+from headway.v1 import CancelJobRequest, GetJobRequest, SubmitJobRequest
 from headway_core import submissions
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
@@ -35,6 +36,9 @@ CONFLICTS = ("40P01", "40001", "55P03")
 CODES = (*CONFLICTS, "53200")
 """and memory that is not."""
 BATCH = 50
+CALLS = 25
+REFUSED_SECONDS_MAX = 2.5
+"""Of all those calls, that share a process with their server; each alone has 2 s."""
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
 SLOWDOWN_MAX = 4.0
 """Between batches; a busy neighbour makes a factor of two."""
@@ -148,3 +152,48 @@ async def test_a_locked_table_ends_no_relay(
         request = SubmitJobRequest(type="noop", delay=Duration(nanos=200_000_000))
         await served.stub.SubmitJob(request)  # due later: it is the poll that publishes it
         await until(lambda: database.fetchval("SELECT count(*) = 0 FROM outbox"), "published")
+
+
+async def test_a_lock_that_stays_is_refused_in_time(database_url: str, database: Database) -> None:
+    """P9: it is waited for again and again, but all tries together have the time of one call."""
+    store = await Database.connect(database_url, name="waits", size=2, timeout_seconds=1.5)
+    try:
+        async with database.transaction(timeout_seconds=30) as holder:
+            await holder.execute("LOCK TABLE jobs")
+            begun = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                await submissions.submit(store, [submission()], queue_depth_max=None)
+            took = time.monotonic() - begun
+    finally:
+        await store.close()
+    assert took >= 1.0, "no lock was waited for"
+    assert took <= 3.0, f"{took:.2f} s"
+
+
+async def test_a_server_whose_pool_is_exhausted_refuses_fast(
+    database_url: str, amqp_url: str, database: Database
+) -> None:
+    """P9: every connection of its calls waits for a lock; each further call is told so in time.
+
+    Those that get no connection are no worse off than those that have one.
+    """
+    async with serving(database_url, amqp_url) as served:
+        job = (await served.stub.SubmitJob(SubmitJobRequest(type="noop"))).job
+        async with database.transaction(timeout_seconds=30) as holder:
+            await holder.execute("LOCK TABLE jobs")
+            begun = time.monotonic()
+            calls = [served.stub.CancelJob(CancelJobRequest(job_id=job.id)) for _ in range(CALLS)]
+            calls += [served.stub.SubmitJob(SubmitJobRequest(type="noop")) for _ in range(CALLS)]
+            answering = asyncio.gather(*calls, return_exceptions=True)
+            waiting = 0
+            while not answering.done():
+                waiting = max(waiting, await holder.fetchval(WAITING))
+                await asyncio.sleep(0.02)
+            took = time.monotonic() - begun
+            answers = await answering
+        assert waiting > 1, "nobody waits for the lock"
+        for answer in answers:
+            assert isinstance(answer, grpc.aio.AioRpcError)
+            assert answer.code() is grpc.StatusCode.UNAVAILABLE
+        promised(f"{2 * CALLS} calls, no connection free", took, REFUSED_SECONDS_MAX)
+        assert (await served.stub.GetJob(GetJobRequest(job_id=job.id))).job.id == job.id
