@@ -147,7 +147,7 @@ class Database:
             async with self._connection(seconds) as connection, connection.transaction():
                 yield connection
         except _CONFLICTS as error:
-            raise StoreUnavailable(f"the database is busy: {error}") from error
+            raise StoreUnavailable(f"the database is busy: {_said(error)}") from error
 
     async def _retried(self, run: Callable[[Connection], Awaitable[Result]]) -> Result:
         time = asyncio.get_running_loop().time
