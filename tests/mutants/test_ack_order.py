@@ -1,13 +1,20 @@
 """Ack before commit: the one mutant that needs the broker and a worker of real processes."""
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
+from uuid import UUID
 
 import asyncpg
 import pytest
 
+from headway_core import leases
 from headway_core.topology import job_queue
+from headway_worker import Jobs
+from headway_worker.deliveries import Delivery
+from headway_worker.pipeline import Pipeline
 from tests.worker import stage as staging
 from tests.worker.stage import Stage, alive, eventually
 from tests.worker.stage import stage as set_up
@@ -43,13 +50,18 @@ async def killed_while_it_claims(stage: Stage, handlers: str) -> list[str]:
             await locker.close()
     # What the dead connection had in hand is ready again before its consumer is gone.
     await eventually(lambda: _gone(stage), within=PATIENCE)
+    return await lost(stage, job_id)
+
+
+async def lost(stage: Stage, job_id: UUID) -> list[str]:
+    """Whether only a sweeper could still help."""
     rows = await stage.database.fetch(
         "SELECT FROM jobs WHERE id = $1 AND state IN (1, 2, 5) "
         "AND NOT EXISTS (SELECT FROM outbox WHERE job_id = $1)",
         job_id,
     )
-    lost = rows and not await stage.message_count()
-    return [f"{job_id}: it waits, and no message speaks for it"] if lost else []
+    gone = rows and not await stage.message_count()
+    return [f"{job_id}: it waits, and no message speaks for it"] if gone else []
 
 
 async def _claims(stage: Stage) -> bool:
@@ -83,3 +95,41 @@ async def test_an_ack_before_the_commit_is_caught(stage: Stage, handlers: str, w
     found = await killed_while_it_claims(stage, handlers)
     print(found)
     assert [word in one for one in found] == ([True] if word else [])
+
+
+@pytest.mark.parametrize(
+    ("mutant", "word"),
+    [
+        pytest.param(False, "", id="as the code stands"),
+        pytest.param(True, "no message speaks", id="an ack with a lapsed lease"),
+    ],
+)
+async def test_an_ack_without_a_lease_is_caught(
+    stage: Stage, mutant: bool, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P3: a claim that is refused for its own lease has claimed nothing."""
+    refused = asyncio.Event()
+    give_back = Pipeline._give_back
+
+    def instead(self: Pipeline, delivery: Delivery) -> None:
+        refused.set()
+        (self.consumer.ack if mutant else partial(give_back, self))(delivery)
+
+    monkeypatch.setattr(Pipeline, "_give_back", instead)
+    async with stage.engine(Jobs(), queues=["default"]) as running:
+        running.keep = False
+        await leases.end(
+            stage.database, running.worker_id, how=leases.LeaseEnd.STOPPED, message="for the test"
+        )
+        job_id = await stage.submit("echo")
+        async with asyncio.timeout(PATIENCE):
+            await refused.wait()
+        await eventually(lambda: _at_rest(stage, running), within=PATIENCE)
+    await eventually(lambda: _gone(stage), within=PATIENCE)
+    found = await lost(stage, job_id)
+    print(found)
+    assert [word in one for one in found] == ([True] if word else [])
+
+
+async def _at_rest(stage: Stage, running: staging.RunningEngine) -> bool:
+    return running.engine.consumer.held == 0
