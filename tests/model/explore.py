@@ -1,5 +1,6 @@
 """Breadth-first exploration: every state, the shortest way to a bad one, who can still finish."""
 
+import re
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ class Found:
     """States from which no way without a further fault leads to the goal."""
     way: str = ""
     """The shortest way to the first bad state."""
+    kinds: frozenset[str] = frozenset()
+    """The steps that were taken, N standing for each number."""
 
     @property
     def verdict(self) -> str:
@@ -49,10 +52,12 @@ def explore(
     parents: Parents = {protocol.start: None}
     backwards: dict[State, list[State]] = {}
     waiting = deque([protocol.start])
+    names: set[str] = set()
     while waiting:
         state = waiting.popleft()
         for step in protocol.steps(state):
             after = step.after
+            names.add(step.name)
             word = invariants.broken_by_step(state, after)
             if after not in parents:
                 word = word or invariants.broken_in(after)
@@ -65,7 +70,13 @@ def explore(
                 backwards.setdefault(after, []).append(state)
     reaching = _reaching(goal, parents, backwards)
     stuck = [state for state in parents if state not in reaching]
-    return Found(len(parents), "", len(stuck), _way(parents, stuck[0]) if stuck else "")
+    return Found(
+        len(parents),
+        "",
+        len(stuck),
+        _way(parents, stuck[0]) if stuck else "",
+        frozenset(re.sub(r"\d+", "N", name) for name in names),
+    )
 
 
 def _reaching(

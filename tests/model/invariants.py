@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 
 from headway_core.states import MAY_FOLLOW, JobState
 from tests.model.protocol import NO_FAULT, Protocol
-from tests.model.state import CRASHES_MAX, WAITING, Job, Phase, State, Worker
+from tests.model.state import ATTEMPTS_MAX, CRASHES_MAX, WAITING, Job, Phase, State, Worker
 
 
 class Invariants:
@@ -41,8 +41,15 @@ class Invariants:
             return "QUEUED, and the broker never confirmed it"
         if job.charged and number not in self._chargeable:
             return "charged without a fault of the job"
-        if job.crashes > CRASHES_MAX:
-            return "more crashes than the budget"
+        if job.stale_write:
+            return "a stale run's write stands"
+        if job.unseen_death:
+            return "a death is replayed that its caller did not see"
+        if job.crashes > CRASHES_MAX or job.failures > ATTEMPTS_MAX:
+            return "more crashes or failures than the budget"
+        spent = job.crashes == CRASHES_MAX or job.failures == ATTEMPTS_MAX
+        if job.state is JobState.DEAD and not spent:
+            return "DEAD, with some of its budgets left"
         if self._without_fault and was.state is JobState.RUNNING is not job.state:
             return "" if job.state is JobState.COMPLETED else "a run ends without a fault"
         return ""

@@ -14,6 +14,7 @@ from headway_core.states import DONE, Isolation, JobState
 NOBODY: Final = -1
 WAITING: Final = (JobState.PENDING, JobState.QUEUED, JobState.FAILED)
 CRASHES_MAX: Final = 2
+ATTEMPTS_MAX: Final = 2
 COPIES_MAX: Final = 2
 
 Messages = tuple[bool, ...]
@@ -27,6 +28,14 @@ class Lease(IntEnum):
     LAPSED = 1
     ENDED = 2
     DRAINED = 3
+
+
+class LateSettle(NamedTuple):
+    """A settle that reaches Postgres after its worker has given up waiting for its answer."""
+
+    place: int
+    end: JobState
+    own: bool
 
 
 class Phase(IntEnum):
@@ -53,6 +62,7 @@ class Job(NamedTuple):
     confirmed: bool = False
     """Whether the broker has confirmed the current dispatch."""
     crashes: int = 0
+    failures: int = 0
     charged: bool = False
     isolation: Isolation = Isolation.NONE
     cancel: bool = False
@@ -64,7 +74,16 @@ class Job(NamedTuple):
     broker: Messages = ()
     late: tuple[int, ...] = ()
     """The places of workers from which a claim is still under way that nobody waits for."""
+    late_settles: tuple[LateSettle, ...] = ()
+    late_replays: tuple[bool, ...] = ()
+    """Under way, with the epoch of the death that was seen; True: the row's epoch is still that."""
+    cancel_unanswered: bool = False
+    """Its caller will ask once more."""
     seen_stranded: bool = False
+    stale_write: bool = False
+    """Whether a run that was not the row's own has ended it."""
+    unseen_death: bool = False
+    """Whether a death was replayed that its caller did not see."""
 
 
 class Slot(NamedTuple):
@@ -75,7 +94,12 @@ class Slot(NamedTuple):
     message: bool | None = None
     """In hand; None: nothing, or handed off."""
     own: bool = False
-    """Whether the claim it sent, or the run it has, is the one on the row."""
+    """Whether the claim it sent, or the run it has, is the one on the row: its epoch is the row's.
+
+    Any later claim of the job ends that, for good; so the epochs themselves need not be kept.
+    """
+    end: int = 0
+    """The state its settle asks for, fixed before the first try; 0: not yet."""
 
 
 IDLE: Final = Slot()
@@ -103,6 +127,10 @@ class Budget(NamedTuple):
     channel_losses: int = 0
     lost_replies: int = 0
     late_claims: int = 0
+    late_settles: int = 0
+    late_replays: int = 0
+    slow: int = 0
+    """A mark or a claim that takes longer than two sweeps."""
     locks: int = 0
     relay_crashes: int = 0
     drains: int = 0
@@ -226,5 +254,5 @@ def ended(state: State, number: int, end: JobState, *, strike: bool, charge: boo
     return with_job(state, number, job)
 
 
-def _slot_order(slot: Slot) -> tuple[int, int, int, bool]:
-    return (slot.phase, slot.job, -1 if slot.message is None else slot.message, slot.own)
+def _slot_order(slot: Slot) -> tuple[int, int, int, bool, int]:
+    return (slot.phase, slot.job, -1 if slot.message is None else slot.message, slot.own, slot.end)

@@ -1,10 +1,11 @@
-"""A worker in the model: deliver, claim, decline, run, hand off, settle, ack, beat, drain, die."""
+"""What an executor does in the model: deliver, claim, decline, run, hand off, settle, ack."""
 
 from headway_core.states import Isolation, JobState
 from tests.model.state import (
+    ATTEMPTS_MAX,
     IDLE,
-    NOBODY,
     WAITING,
+    LateSettle,
     Lease,
     Phase,
     Slot,
@@ -19,10 +20,9 @@ from tests.model.state import (
     spend,
     with_job,
     with_slot,
-    with_worker,
 )
 
-HOLDING = (Phase.CLAIMING, Phase.RUNNING, Phase.SETTLING)
+FENCES = frozenset({"no fence", "a fence of the state alone", "a fence without the epoch"})
 
 
 class Work:
@@ -34,31 +34,12 @@ class Work:
         self._hands_off = hands_off
 
     def steps(self, state: State, place: int, worker: Worker) -> Steps:
-        """Every step of a worker's process."""
-        if not worker.alive:
-            return
+        """Every step of its slots."""
         before = None
         for number, slot in enumerate(worker.slots):
             if slot != before:  # slots are alike
                 yield from self._slot(state, place, worker, number, slot)
             before = slot
-        yield from self._beat(state, place, worker)
-        yield from self._leave(state, place, worker)
-
-    def replaced(self, state: State, place: int) -> State:
-        """A new process comes; what the old one had in hand is at the broker again."""
-        worker = state.workers[place]
-        for slot in worker.slots:
-            state = returned(state, slot)
-        jobs = tuple(
-            job._replace(
-                late=tuple(one for one in job.late if one != place),
-                owner=NOBODY if job.owner == place else job.owner,
-            )
-            for job in state.jobs
-        )
-        fresh = Worker(worker.has_type, (IDLE,) * len(worker.slots))
-        return with_worker(state._replace(jobs=jobs), place, fresh)
 
     def may_claim(self, state: State, place: int, number: int) -> bool:
         """The conditions of the claim's statement."""
@@ -74,8 +55,37 @@ class Work:
                 if slot.job == number and slot.own:
                     state = with_slot(state, at, n, slot._replace(own=False))
         job = state.jobs[number]
-        running = job._replace(state=JobState.RUNNING, owner=place, claimed=True)
+        running = job._replace(
+            state=JobState.RUNNING,
+            owner=place,
+            claimed=True,
+            late_settles=tuple(sorted(one._replace(own=False) for one in job.late_settles)),
+            late_replays=(False,) * len(job.late_replays),
+        )
         return with_job(state, number, running)
+
+    def settled(self, state: State, number: int, sent: LateSettle) -> State | None:
+        """A run ends by its own worker; None: it is fenced."""
+        job = state.jobs[number]
+        running, mine = job.state is JobState.RUNNING, job.owner == sent.place
+        match self._mutants & FENCES:
+            case found if "no fence" in found:
+                holds = True
+            case found if "a fence of the state alone" in found:
+                holds = running
+            case found if "a fence without the epoch" in found:
+                holds = running and mine
+            case _:
+                holds = running and mine and sent.own
+        if not holds:
+            return None
+        end, failed = sent.end, sent.end is JobState.FAILED
+        if failed and job.failures + 1 >= ATTEMPTS_MAX:
+            end = JobState.DEAD
+        job = job._replace(
+            failures=job.failures + failed, stale_write=job.stale_write or not sent.own
+        )
+        return ended(with_job(state, number, job), number, end, strike=False, charge=failed)
 
     # A slot: take, claim, decline, run, settle, ack.
 
@@ -155,101 +165,49 @@ class Work:
         return state.jobs[number].due or "decline without the due check" in self._mutants
 
     def _decline(self, state: State, place: int, worker: Worker, n: int, slot: Slot) -> Steps:
-        job = state.jobs[slot.job]
-        changed = with_slot(state, place, n, slot._replace(phase=Phase.ACKING))
+        who, number, job = f"worker {place}", slot.job, state.jobs[slot.job]
         if worker.lease is not Lease.LIVE:
-            changed = with_slot(returned(state, slot), place, n, IDLE)
-        elif job.state in WAITING and self._may_decline(state, slot.job):
-            changed = redispatched(changed, slot.job, job, JobState.PENDING, due=False)
-        yield Step(f"worker {place} declines {slot.job}", changed)
+            back = with_slot(returned(state, slot), place, n, IDLE)
+            yield Step(f"{who} may not decline {number}", back)
+            return
+        acking = with_slot(state, place, n, slot._replace(phase=Phase.ACKING))
+        if job.state not in WAITING or not self._may_decline(state, number):
+            yield Step(f"{who} finds nothing to decline of {number}", acking)
+            return
+        declined = redispatched(acking, number, job, JobState.PENDING, due=False)
+        yield Step(f"{who} declines {number}", declined)
+        if state.budget.lost_replies:
+            unknown = redispatched(state, number, job, JobState.PENDING, due=False)
+            unknown = spend(unknown, "lost_replies")
+            yield Step(f"{who} declines {number}, reply lost", unknown, fault=True)
 
     def _settle(self, state: State, place: int, n: int, slot: Slot) -> Steps:
-        who, number, job = f"worker {place}", slot.job, state.jobs[slot.job]
-        acking = with_slot(state, place, n, slot._replace(phase=Phase.ACKING))
-        holds = slot.own and job.owner == place and job.state is JobState.RUNNING
-        if not holds and "no fence" not in self._mutants:
-            yield Step(f"{who} is fenced", acking)
-            return
-        ends = [JobState.COMPLETED]
-        if state.budget.failures:
+        """Its values are fixed before the first try."""
+        who, number, budget = f"worker {place}", slot.job, state.budget
+        ends = [JobState(slot.end)] if slot.end else [JobState.COMPLETED]
+        if not slot.end and budget.failures:
             ends.append(JobState.FAILED)
         for end in ends:
-            charge = end is JobState.FAILED
-            paid = spend(acking, "failures") if charge else acking
-            words = f"{who} settles {number} {end.name}"
-            yield Step(words, ended(paid, number, end, strike=False, charge=charge))
-            if state.budget.lost_replies:
-                unknown = spend(state, "lost_replies")
-                unknown = spend(unknown, "failures") if charge else unknown
-                lost = ended(unknown, number, end, strike=False, charge=charge)
-                yield Step(f"{words}, reply lost", lost, fault=True)
-
-    # Its supervisor: beat, end, drain.
-
-    def _beat(self, state: State, place: int, worker: Worker) -> Steps:
-        who = f"worker {place}"
-        if worker.lease is Lease.LAPSED:
-            renewed = with_worker(state, place, worker._replace(lease=Lease.LIVE))
-            yield Step(f"{who} renews its lease", renewed)
-        if worker.lease is not Lease.LIVE or "no reconciliation at the beat" in self._mutants:
-            return
-        for number in state.runs_of(place):
-            if not any(
-                slot.job == number and slot.own and slot.phase in HOLDING for slot in worker.slots
-            ):
-                changed = ended(state, number, JobState.PENDING, strike=True)
-                yield Step(f"{who} interrupts {number}, which it does not hold", changed)
-        for n, slot in enumerate(worker.slots):
-            if slot.phase is Phase.RUNNING:
-                job = state.jobs[slot.job]
-                if not (slot.own and job.owner == place and job.state is JobState.RUNNING):
-                    acking = slot._replace(phase=Phase.ACKING)
-                    dropped = with_slot(state, place, n, acking)
-                    yield Step(f"{who} drops {slot.job}, which is not its own", dropped)
-
-    def _leave(self, state: State, place: int, worker: Worker) -> Steps:
-        who, budget = f"worker {place}", state.budget
-        if worker.lease is Lease.LIVE and budget.lapses:
-            lapsed = with_worker(state, place, worker._replace(lease=Lease.LAPSED))
-            yield Step(f"{who}'s lease lapses", spend(lapsed, "lapses"), fault=True)
-        if budget.channel_losses and any(slot.message is not None for slot in worker.slots):
-            lost = state
-            for slot in worker.slots:
-                lost = returned(lost, slot)
-            slots = tuple(slot._replace(message=None) for slot in worker.slots)
-            lost = with_worker(lost, place, worker._replace(slots=slots))
-            yield Step(f"{who} loses its channel", spend(lost, "channel_losses"), fault=True)
-        for n, slot in enumerate(worker.slots):
-            if slot.phase is Phase.CLAIMING and slot.own and budget.forgotten:
-                # A defect in the executor, or a task that dies: it does not hold what it claimed.
-                acking = with_slot(state, place, n, slot._replace(phase=Phase.ACKING))
-                yield Step(f"{who} forgets its claim", spend(acking, "forgotten"), fault=True)
-            if slot.phase is Phase.RUNNING and slot.job == self._poison:
-                yield Step(f"{slot.job} kills worker {place}", self._dead(state, place))
-        if budget.crashes:
-            yield Step(f"{who} dies", spend(self._dead(state, place), "crashes"), fault=True)
-        if worker.draining and all(
-            slot.phase in (Phase.IDLE, Phase.RUNNING) for slot in worker.slots
-        ):
-            yield Step(f"{who} leaves", self._left(state, place))
-        elif budget.drains and not worker.draining and worker.lease is Lease.LIVE:
-            draining = with_worker(state, place, worker._replace(draining=True))
-            yield Step(f"{who} drains", spend(draining, "drains"), fault=True)
-
-    def _dead(self, state: State, place: int) -> State:
-        """The broker sees the connection close; the lease runs out, or its supervisor ends it."""
-        worker = state.workers[place]
-        for slot in worker.slots:
-            state = returned(state, slot)
-        slots = (IDLE,) * len(worker.slots)
-        return with_worker(state, place, worker._replace(alive=False, slots=slots))
-
-    def _left(self, state: State, place: int) -> State:
-        """What still runs under a lease that is drained will be judged as INTERRUPTED."""
-        state = self._dead(state, place)
-        worker = state.workers[place]
-        lease = Lease.ENDED if worker.lease is Lease.ENDED else Lease.DRAINED
-        return with_worker(state, place, worker._replace(lease=lease))
+            paid = state
+            if end is JobState.FAILED and not slot.end:
+                paid = spend(paid, "failures")
+            sent = LateSettle(place, end, slot.own)
+            acking = with_slot(paid, place, n, slot._replace(phase=Phase.ACKING, end=0))
+            trying = with_slot(paid, place, n, slot._replace(end=end))
+            if settled := self.settled(acking, number, sent):
+                words = f"{who} settles {number} {end.name}"
+                yield Step(words, settled)
+                unknown = self.settled(trying, number, sent)
+                if unknown and budget.lost_replies:
+                    unknown = spend(unknown, "lost_replies")
+                    yield Step(f"{words}, reply lost", unknown, fault=True)
+            else:
+                yield Step(f"{who} is fenced", acking)
+            if budget.late_settles:
+                job = trying.jobs[number]
+                late = job._replace(late_settles=tuple(sorted((*job.late_settles, sent))))
+                hanging = with_job(spend(trying, "late_settles"), number, late)
+                yield Step(f"{who}'s settle of {number} hangs", hanging, fault=True)
 
 
 def _runs_alone(state: State, worker: Worker) -> bool:
