@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test faults soak million bench bench-peers bench-curves lint format proto lock clean
+.PHONY: help setup demo dev test faults model machine fuzz soak million bench bench-peers bench-curves lint format proto lock clean
 
 PYTHON ?=
 export PYTHON
@@ -35,6 +35,17 @@ test: setup ## run all tests, the fault matrix scaled down, against private serv
 faults: setup ## run the fault matrix at full length, and print recovery times
 	@HEADWAY_TEST_RACE_ROUNDS=10000 HEADWAY_TEST_RACE_SECONDS=60 \
 	  $(BIN)/python -m pytest -m "" -s --timeout 900 tests/faults tests/store/test_races.py $(ARGS)
+
+model: setup ## explore the protocol's model with larger budgets; minutes, and up to 2 GB
+	@$(BIN)/python -m pytest -m "" -s tests/model tests/mutants $(ARGS)
+
+# pytest prints what it takes to play a game again: make machine ARGS='--hypothesis-seed 7'
+machine: setup ## compare the store with plain Python in 500 long games, and with mutants of its SQL
+	@HEADWAY_TEST_MACHINE=$${HEADWAY_TEST_MACHINE:-500} \
+	  $(BIN)/python -m pytest -m "" -s tests/store/test_state_machine.py $(ARGS)
+
+fuzz: setup ## throw bad input at every border, up to a thousand times for each property
+	@HEADWAY_FUZZ_EXAMPLES=$${HEADWAY_FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest -m "" tests/fuzz $(ARGS)
 
 # The seed is printed; the same one makes the same faults. docs/soak.md tells more.
 soak: setup ## faults at random under load, for ten minutes: make soak ARGS='--seconds 120 --seed 7'

@@ -4,7 +4,10 @@ from collections import Counter
 from dataclasses import dataclass
 from uuid import UUID
 
+import orjson
+
 from headway_core.database import Connection, Database
+from headway_core.job import Progress
 from headway_core.leases import LeaseEnd
 from headway_core.states import EventType, Isolation, JobState
 from tests.store.machine.reference import Reference
@@ -17,7 +20,7 @@ FROM jobs ORDER BY id
 """
 _EVENTS = "SELECT job_id, sequence, type, state, attempt, run_epoch FROM job_events ORDER BY 1, 2"
 _OUTBOX = """
-SELECT job_id, dispatch_no, priority, dead, available_at <= clock_timestamp() AS due,
+SELECT job_id, dispatch_no, queue, priority, dead, available_at <= clock_timestamp() AS due,
        coalesce(reserved_until > clock_timestamp(), false) AS reserved
 FROM outbox
 """
@@ -32,7 +35,8 @@ class Tables:
     outbox: "Counter[OutboxRow]"
     workers: dict[UUID, WorkerRow]
     runs: dict[UUID, tuple[UUID, int, UUID]]
-    letters: set[UUID]
+    letters: dict[UUID, tuple[str, str]]
+    queues: set[str]
     keys: dict[str, UUID]
     steps: dict[tuple[UUID, str], int]
 
@@ -49,7 +53,12 @@ def told(reference: Reference) -> Tables:
             for id_, job in running.items()
             if job.worker and job.claim
         },
-        {id_ for id_, job in reference.jobs.items() if job.state is JobState.DEAD},
+        {
+            id_: (job.type, job.queue)
+            for id_, job in reference.jobs.items()
+            if job.state is JobState.DEAD
+        },
+        set(reference.queues),
         {key: id_ for key, (id_, _) in reference.keys.items()},
         dict(reference.steps),
     )
@@ -71,6 +80,8 @@ async def _read(connection: Connection) -> Tables:
     jobs = {
         row["id"]: JobRow(
             type=row["type"],
+            queue=row["queue"],
+            priority=row["priority"],
             due=row["due"] if row["state"] in (JobState.PENDING, JobState.FAILED) else None,
             patient=row["patient"],
             state=JobState(row["state"]),
@@ -88,6 +99,8 @@ async def _read(connection: Connection) -> Tables:
             cancel_asked=row["cancel_time"] is not None,
             boosted=row["boost_time"] is not None,
             error=_ERRORS.get(row["error_type"], row["error_type"]),
+            result=orjson.loads(row["result"]) if row["result"] is not None else None,
+            progress=int(Progress.from_bytes(row["progress"]).done) if row["progress"] else None,
             events=tuple(events[row["id"]]),
         )
         for row in await connection.fetch(_JOBS)
@@ -108,7 +121,11 @@ async def _read(connection: Connection) -> Tables:
             row["job_id"]: (row["worker_id"], row["run_epoch"], row["claim_id"])
             for row in await connection.fetch("SELECT * FROM runs")
         },
-        {row["job_id"] for row in await connection.fetch("SELECT job_id FROM dead_letters")},
+        {
+            row["job_id"]: (row["type"], row["queue"])
+            for row in await connection.fetch("SELECT job_id, type, queue FROM dead_letters")
+        },
+        {row["name"] for row in await connection.fetch("SELECT name FROM queues")},
         {
             row["key"]: row["job_id"]
             for row in await connection.fetch("SELECT key, job_id FROM idempotency_keys")

@@ -7,8 +7,6 @@ from uuid import UUID
 from headway_core.leases import LeaseEnd
 from headway_core.states import WAITING, EventType, Isolation, JobState
 
-PRIORITY: Final = 4
-
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -25,6 +23,8 @@ class JobRow:
     """A job with its history."""
 
     type: str
+    queue: str
+    priority: int
     due: bool | None
     """Of a PENDING or FAILED job."""
     patient: bool
@@ -44,6 +44,8 @@ class JobRow:
     cancel_asked: bool = False
     boosted: bool = False
     error: str | None = None
+    result: str | None = None
+    progress: int | None = None
     events: tuple[Event, ...] = (Event(EventType.SUBMITTED, JobState.PENDING, 0, 0),)
 
     @property
@@ -64,7 +66,8 @@ class OutboxRow:
 
     job: UUID
     dispatch_no: int
-    priority: int = PRIORITY
+    queue: str
+    priority: int
     dead: bool = False
     due: bool = True
     reserved: bool = False
@@ -83,3 +86,7 @@ class WorkerRow:
     def live(self) -> bool:
         """Whether it may claim."""
         return self.how is None and not self.lapsed
+
+
+GONE: Final = WorkerRow(frozenset(), lapsed=True, how=LeaseEnd.LOST)
+"""What a worker's row is like once it is dropped."""

@@ -1,18 +1,18 @@
-"""What a worker, its supervisor and the reaper do to the store."""
+"""What a worker does to the store."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from random import Random
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from headway_core import (
     claims,
-    leases,
     runs,
     steps,
 )
 from headway_core.content import json_content
-from headway_core.job import JobError
+from headway_core.job import JobError, Progress
 from headway_core.outcomes import (
     Cancelled,
     Failed,
@@ -25,12 +25,11 @@ from headway_core.outcomes import (
 )
 from headway_core.settlement import decide
 from headway_core.states import Isolation
-from tests.store.machine.reference import Reference
+from tests.store.machine.reference import Ending
 from tests.store.machine.tables import JobRow
 from tests.store.machine.world import HOUR, Held, Operation, World
 
 OUTCOMES: Final[dict[str, Outcome]] = {
-    "succeeded": Succeeded(None),
     "failed": Failed(JobError("failed", "x", retryable=True)),
     "failed for good": Failed(JobError("failed for good", "x", retryable=False)),
     "timed out": TimedOut(HOUR, unstoppable=True),
@@ -40,6 +39,7 @@ OUTCOMES: Final[dict[str, Outcome]] = {
     "snoozed": Snoozed(HOUR),
     "cancelled": Cancelled("asked"),
 }
+ENDS: Final = ("succeeded", *OUTCOMES)
 
 
 class Longest(Random):
@@ -51,12 +51,11 @@ class Longest(Random):
 
 def claim(world: World, *, jobs: Sequence[int], worker: int) -> Operation:
     """Deliveries come to a worker."""
-    job_ids = list(dict.fromkeys(world.job(n, _waits) for n in jobs))
-    worker_id = world.worker(worker, world.reference.jobs[job_ids[0]].type)
-    requests = [
-        claims.ClaimRequest(id_, uuid4(), world.reference.jobs[id_].dispatch_no) for id_ in job_ids
-    ]
-    types = world.reference.workers[worker_id].types
+    found = world.jobs(jobs, _waits)
+    first = next(iter(found.values()))
+    worker_id = world.worker(worker, lambda id_: world.has(id_, first.type))
+    requests = [claims.ClaimRequest(id_, uuid4(), job.dispatch_no) for id_, job in found.items()]
+    types = world.reference.lease(worker_id).types
 
     async def run(database: Any) -> object:
         outcomes = await claims.claim(database, requests, worker_id=worker_id, types=types)
@@ -66,12 +65,12 @@ def claim(world: World, *, jobs: Sequence[int], worker: int) -> Operation:
 
     wanted = [(one.job_id, one.claim_id, one.dispatch_no) for one in requests]
     return Operation(
-        f"claim {job_ids} by {worker_id}",
+        f"claim {list(found)} by {worker_id}",
         run,
         lambda reference, jobs, rows: reference.claim(worker_id, wanted),
-        lambda _: set(job_ids),
-        worker_id,
-        any(world.reference.jobs[id_].isolation is Isolation.ALONE for id_ in job_ids),
+        lambda _: set(found),
+        worker=worker_id,
+        alone=any(job.isolation is Isolation.ALONE for job in found.values()),
     )
 
 
@@ -80,7 +79,7 @@ def _told(outcome: claims.ClaimOutcome | claims.DeclineOutcome) -> object:
         case claims.Claim():
             return ("Claim", outcome.run_epoch)
         case claims.NothingToDo(dead):
-            return ("NothingToDo", dead)
+            return "NothingToDo, dead" if dead else "NothingToDo"
         case _:
             return type(outcome).__name__
 
@@ -88,9 +87,10 @@ def _told(outcome: claims.ClaimOutcome | claims.DeclineOutcome) -> object:
 def decline(world: World, *, job: int, worker: int) -> Operation:
     """A worker gives back what it has no handler for."""
     job_id = world.job(job, _waits)
-    worker_id = world.worker(worker, world.reference.jobs[job_id].type, lacks=True)
-    number = world.reference.jobs[job_id].dispatch_no
-    types = world.reference.workers[worker_id].types
+    row = world.reference.jobs[job_id]
+    number = row.dispatch_no
+    worker_id = world.worker(worker, lambda id_: world.live(id_) and not world.has(id_, row.type))
+    types = world.reference.lease(worker_id).types
 
     async def run(database: Any) -> object:
         return _told(
@@ -104,38 +104,82 @@ def decline(world: World, *, job: int, worker: int) -> Operation:
         run,
         lambda reference, jobs, rows: reference.decline(worker_id, job_id, number),
         lambda _: {job_id},
-        worker_id,
+        worker=worker_id,
     )
 
 
-def settle(world: World, *, run_: int, end: str, in_hand: bool) -> Operation | None:
-    """A worker ends a run that it holds, or thinks it does."""
-    held = world.run_of(run_)
-    if held is None:
+def settle(
+    world: World,
+    *,
+    runs_: Sequence[int],
+    ends: Sequence[str],
+    in_hand: bool,
+    progress: int | None,
+) -> Operation | None:
+    """A worker ends runs that it holds, or thinks it does."""
+    found = world.runs_of(runs_)
+    if not found:
         return None
-    claimed = held.claim
-    item = runs.Settle(
-        claimed.job_id,
-        claimed.run_epoch,
-        claimed.claim_id,
-        decide(claimed.budget, OUTCOMES[end], random=Longest()),
-        delivery_in_hand=in_hand,
-    )
+    worker_id = found[0].worker
+    endings = [
+        Ending(one.claim.job_id, one.claim.run_epoch, one.claim.claim_id, end, in_hand, progress)
+        for one, end in zip(found, ends, strict=False)
+    ]
+    items = [
+        runs.Settle(
+            ending.id,
+            ending.epoch,
+            ending.claim,
+            decide(one.claim.budget, _outcome(ending), random=Longest()),
+            delivery_in_hand=in_hand,
+            progress=None if progress is None else _progress(progress),
+        )
+        for one, ending in zip(found, endings, strict=True)
+    ]
 
     async def run(database: Any) -> object:
-        (settled,) = await runs.settle(database, [item], worker_id=held.worker)
-        if isinstance(settled, runs.Fenced):
-            return "Fenced"
-        return ("Settled", settled.state, settled.sequence)
+        return [
+            "Fenced" if isinstance(one, runs.Fenced) else ("Settled", one.state, one.sequence)
+            for one in await runs.settle(database, items, worker_id=worker_id)
+        ]
 
     return Operation(
-        f"settle {claimed.job_id} epoch {claimed.run_epoch} {end} by {held.worker}",
+        f"settle {[(str(one.id), one.epoch, one.end) for one in endings]} by {worker_id}",
         run,
-        lambda reference, jobs, rows: reference.settle(
-            held.worker, claimed.job_id, claimed.run_epoch, claimed.claim_id, end, in_hand
-        ),
-        lambda _: {claimed.job_id},
-        held.worker,
+        lambda reference, jobs, rows: reference.settle(worker_id, endings),
+        lambda _: {one.id for one in endings},
+        worker=worker_id,
+    )
+
+
+def _outcome(ending: Ending) -> Outcome:
+    if ending.end == "succeeded":
+        return Succeeded(json_content(str(ending.claim)))
+    return OUTCOMES[ending.end]
+
+
+def _progress(done: int) -> Progress:
+    return Progress(update_time=datetime(2026, 1, 1, tzinfo=UTC), done=done)
+
+
+def save_progress(world: World, *, runs_: Sequence[int], done: int) -> Operation | None:
+    """A worker tells how far it is."""
+    found = world.runs_of(runs_)
+    if not found:
+        return None
+    epochs = {one.claim.job_id: one.claim.run_epoch for one in found}
+
+    async def run(database: Any) -> object:
+        items = [(id_, epoch, _progress(done)) for id_, epoch in epochs.items()]
+        return await runs.save_progress(database, items)
+
+    return Operation(
+        f"save_progress {epochs}",
+        run,
+        lambda reference, jobs, rows: reference.save_progress(epochs, done, jobs),
+        lambda _: set(epochs),
+        skips=True,
+        worker=found[0].worker,
     )
 
 
@@ -162,83 +206,7 @@ def step(world: World, *, run_: int, name: str) -> Operation | None:
         run,
         lambda reference, jobs, rows: reference.step(held.worker, job_id, epoch, name),
         lambda _: {job_id},
-        held.worker,
-    )
-
-
-def interrupt(world: World, *, run_: int) -> Operation | None:
-    """A beat finds a run that the worker does not hold."""
-    held = world.run_of(run_)
-    if held is None:
-        return None
-    found = {held.claim.job_id: held.claim.run_epoch}
-
-    async def run(database: Any) -> object:
-        return sorted(await runs.interrupt_unheld(database, held.worker, list(found.items())))
-
-    return Operation(
-        f"interrupt {held.claim.job_id} of {held.worker}",
-        run,
-        lambda reference, jobs, rows: reference.interrupt(held.worker, found),
-        lambda reference: set(reference.running(held.worker)) & found.keys(),
-        held.worker,
-    )
-
-
-def beat(world: World, *, worker: int) -> Operation:
-    """A supervisor's heartbeat."""
-    worker_id = world.worker(worker)
-
-    async def run(database: Any) -> object:
-        return (await leases.beat(database, [worker_id], lease=HOUR))[worker_id]
-
-    return Operation(
-        f"beat {worker_id}",
-        run,
-        lambda reference, jobs, rows: reference.beat(worker_id),
-        worker=worker_id,
-    )
-
-
-def end_lease(world: World, *, worker: int, how: leases.LeaseEnd, guilty: bool) -> Operation:
-    """A supervisor ends a lease, perhaps because of a run that outlived its timeout."""
-    worker_id = world.worker(worker)
-    running = sorted(world.reference.running(worker_id))[: int(guilty)]
-    timed_out = {id_: world.reference.jobs[id_].run_epoch for id_ in running}
-
-    async def run(database: Any) -> object:
-        judged = await leases.end(
-            database, worker_id, how=how, message="ended", timed_out=timed_out
-        )
-        return sorted((one.job_id, one.state) for one in judged)
-
-    def expect(reference: Reference, jobs: Collection[UUID], rows: Collection[int]) -> object:
-        late = {id_ for id_, epoch in timed_out.items() if reference.jobs[id_].run_epoch == epoch}
-        return reference.end_lease(worker_id, how, late)
-
-    return Operation(
-        f"end lease {worker_id} {how.name}",
-        run,
-        expect,
-        lambda reference: set(reference.running(worker_id)),
-        worker_id,
-    )
-
-
-def reap(world: World, *, worker: int) -> Operation:
-    """A reaper judges."""
-    worker_id = world.worker(worker)
-
-    async def run(database: Any) -> object:
-        judged = await leases.reap(database, worker_id)
-        return sorted((one.job_id, one.state) for one in judged)
-
-    return Operation(
-        f"reap {worker_id}",
-        run,
-        lambda reference, jobs, rows: reference.reap(worker_id, jobs),
-        lambda reference: set(reference.running(worker_id)),
-        worker_id,
+        worker=held.worker,
     )
 
 
