@@ -39,12 +39,14 @@ TOGETHER = {
     "failures and a lost channel": Budget(failures=2, channel_losses=1),
     "cancel and a crash": Budget(cancels=1, crashes=1),
     "broker lost and a crash": Budget(broker_losses=1, crashes=1),
+    "slow and a crash": Budget(slow=1, crashes=1),
     "late claim and a lapse": Budget(late_claims=1, lapses=1),
     "drain and a late claim": Budget(drains=1, late_claims=1, lost_replies=1),
 }
 TWO_JOBS: dict[str, dict[str, Any]] = {
     "no fault": {"slots": (1, 1), "coarse": False},
     "no fault, one worker of two slots": {"slots": (2,), "coarse": False},
+    "slow, every message": {"slots": (1,), "budget": Budget(slow=1), "coarse": False},
     "one worker of two slots": {"slots": (2,)},
     "crash in company": {"slots": (2,), "budget": Budget(crashes=1)},
     "crash and a locked row": {"slots": (2,), "budget": Budget(crashes=1, locks=1)},
@@ -61,9 +63,7 @@ MORE: dict[str, dict[str, Any]] = {
         )
     },
     "one job, late settles and a lapse": {"budget": Budget(late_settles=1, lapses=1, failures=1)},
-    "one job, slow and a crash": {"budget": Budget(slow=1, crashes=1)},
     "two jobs, every message": {"jobs": 2, "budget": Budget(crashes=1), "slots": (2,)},
-    "two jobs, every message, slow": {"jobs": 2, "budget": Budget(slow=1), "slots": (1,)},
 }
 
 
