@@ -145,7 +145,7 @@ def test_a_guard_taken_away_is_noticed(
 
 
 def _play(
-    store: Store, phases: list[Phase], seen: "Counter[str]", *, games: int = GAMES or 100
+    store: Store, phases: list[Phase], seen: "Counter[str]", *, games: int = GAMES or 60
 ) -> None:
     run_state_machine_as_test(
         lambda: Machine(store, seen),

@@ -93,16 +93,23 @@ STATEMENTS_MAX: Final = 6
 
 
 class Choice:
-    """A transition and its arguments, by lot: Hypothesis alone tries a few kinds far too often."""
+    """A transition and its arguments, by lot: Hypothesis alone tries a few kinds far too often.
+
+    And it draws the same lot again and again, which is another choice at each turn of a game.
+    """
 
     def __init__(self, lot: int, transitions: Transitions = TRANSITIONS) -> None:
-        random = Random(lot)
-        weights = [weight for weight, _ in transitions.values()]
-        (self._make,) = random.choices([*transitions], weights)
-        self._given = {name: draw(random) for name, draw in transitions[self._make][1].items()}
+        self._lot = lot
+        self._transitions = transitions
 
     def __call__(self, world: World) -> Operation | None:
-        return self._make(world, **self._given)
+        world.turns += 1
+        random = Random(f"{self._lot} {world.turns}")
+        weights = [weight for weight, _ in self._transitions.values()]
+        (make,) = random.choices([*self._transitions], weights)
+        return make(
+            world, **{name: draw(random) for name, draw in self._transitions[make][1].items()}
+        )
 
     def __repr__(self) -> str:
-        return f"{self._make.__name__} {self._given}"
+        return f"Choice({self._lot})"

@@ -12,6 +12,7 @@ from random import Random
 from typing import Final
 from uuid import uuid4
 
+from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -189,6 +190,7 @@ class Machine(RuleBasedStateMachine):
         self._compare("register")
 
     def _run(self, operation: Operation) -> None:
+        note(operation.name)
         answer = self._keep(operation, self.store.run(operation.run(self.store.database)))
         expected = operation.expect(self.world.reference, (), ())
         assert answer == expected, f"{operation.name}: {answer}, not {expected}"
@@ -235,6 +237,7 @@ class Machine(RuleBasedStateMachine):
         names = " | ".join(one.name for one in (first, *others))
         names += f" | {'commit' if commits else 'rollback'}, waited {met.waited}"
         names += f", after statement {pause_after}" if met.paused else ""
+        note(names)
         self.seen["waited"] += met.waited
         self.seen["paused"] += met.paused
         rows = first.rows(before)

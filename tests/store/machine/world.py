@@ -67,6 +67,8 @@ class World:
     held: list[Held] = field(default_factory=list)
     focus: UUID | None = None
     """The job that two operations are to meet at."""
+    turns: int = 0
+    """How many choices were made."""
 
     def job(self, n: int, wanted: Callable[[JobRow], bool]) -> UUID:
         """One of the last few jobs, by preference one of which something can become."""
