@@ -64,10 +64,11 @@ RARE: Final = frozenset(
     }
 )
 # Guards taken away as in tests/mutants; those that are found within seconds, and the others.
-QUICK: Final = ("mark without its guard", "no fence", "a fence of the state alone")
+QUICK: Final = ("mark without its guard", "no fence")
 SLOW: Final = tuple(
     pytest.param(name, marks=pytest.mark.slow_faults)
     for name in (
+        "a fence of the state alone",
         "a fence without the epoch",
         "decline without the due check",
         "reap of leases that just ended",
