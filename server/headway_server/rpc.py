@@ -167,7 +167,8 @@ class _End:
         if status is None:
             error_id = token_hex(ERROR_ID_BYTES)
             log.error("rpc_failed", method=self._path, error_id=error_id, exc_info=error)
-            status = internal(error_id)
+            self.code = "INTERNAL"
+            return internal(error_id)
         self.code = Code.Name(cast("Code.ValueType", status.code))
         # The text of an outage may name hosts: the caller does not get it.
         log.debug("rpc_refused", method=self._path, code=self.code, reason=str(error))

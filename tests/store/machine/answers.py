@@ -14,9 +14,18 @@ def locked_by(waiting: Operation, reference: Reference, held: Collection[UUID]) 
     return {id_ for id_ in wanted if first is None or id_ < first}
 
 
-def after_wait(waiting: Operation, after: Reference, before: Reference, ahead: Reference) -> object:
-    """What it answers once it may go on; `ahead` is what came of `before` while it waited."""
-    answer = waiting.expect(after, (), ())
+def after_wait(
+    waiting: Operation,
+    after: Reference,
+    before: Reference,
+    ahead: Reference,
+    held: Collection[UUID],
+) -> object:
+    """What it answers once it may go on; `ahead` is what came of `before` while it waited.
+
+    One that skips locked jobs and waits for a lease has left out those that were `held` then.
+    """
+    answer = waiting.expect(after, held if waiting.skips else (), ())
     if waiting.kind == "cancel":
         # A statement that waits does not see the rows written meanwhile, so it leaves a message
         # behind, which finds nothing to do.

@@ -260,7 +260,8 @@ class Machine(RuleBasedStateMachine):
             after = before.merged(ahead, between)
         if met.waited:
             after = after.copy()
-            expected = after_wait(others[-1], after, since, ahead if commits else since)
+            became = ahead if commits else since
+            expected = after_wait(others[-1], after, since, became, first.locks(before))
             assert answers[-1] == expected, f"{names}: last {answers[-1]}, not {expected}"
         self.world.reference = after
         self._compare(names)
