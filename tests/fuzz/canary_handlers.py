@@ -31,6 +31,12 @@ async def complete(ctx: Context, payload: Payload) -> Payload:
     return {"result": payload["result"]}
 
 
+@jobs.handler("canary.settle")
+@jobs.handler("canary.wait")
+async def end(ctx: Context, payload: Payload) -> Payload:
+    return {"result": payload["result"]}
+
+
 @jobs.handler("canary.retry", initial_backoff=HASTE)
 async def retry(ctx: Context, payload: Payload) -> Payload:
     if ctx.attempt == 1:

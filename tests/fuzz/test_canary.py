@@ -5,29 +5,34 @@ broker messages, or the errors that callers get.
 """
 
 import asyncio
-import contextlib
 import secrets
-from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aio_pika
-import grpc
 import pytest
 
 from headway import Client, HeadwayError, JobState
-from headway_core.topology import DEAD_EXCHANGE, HINTS_EXCHANGE, JOBS_EXCHANGE
+from headway.v1 import SubmitJobRequest
 from tests.end_to_end.conftest import MakeStack
 from tests.end_to_end.otlp import Collector, collecting
 from tests.end_to_end.stack import Stack, eventually, headway, query, reaches, run
-from tests.fuzz.attacked import SERVICE, _answer
+from tests.fuzz.canaries import (
+    NOT_QUOTING,
+    QUOTING,
+    REFUSALS,
+    Canary,
+    Seen,
+    call,
+    run_script,
+    tapped,
+    told,
+)
 
 APP = "tests.fuzz.canary_handlers:jobs"
-PLACES = ("payload", "result", "text", "key", "label", "database", "amqp", "wrong")
 COMMANDS_AT_ONCE = 4
+REFUSALS_MIN = 3 + 4  # of submits and of settles
 DONE = (JobState.COMPLETED, JobState.DEAD, JobState.CANCELLED)
 ENDS = {
     "canary.complete": JobState.COMPLETED,
@@ -44,52 +49,15 @@ ENDS = {
 }
 
 
-class Canary:
-    """One secret for each place, so that a find tells where it came from."""
-
-    def __init__(self) -> None:
-        self.of = {place: f"canary{place}{secrets.token_hex(12)}" for place in PLACES}
-        self._needles = {
-            needle: place for place, secret in self.of.items() for needle in _spellings(secret)
-        }
-
-    def found_in(self, data: bytes) -> set[str]:
-        """The places whose secret is in there, in any spelling."""
-        return {place for needle, place in self._needles.items() if needle in data}
-
-
-def _spellings(secret: str) -> Iterator[bytes]:
-    yield secret.encode()
-    yield secret.encode().hex().encode()
-    for before in range(3):  # base64 depends on what stands in front
-        encoded = b64encode(b"x" * before + secret.encode())
-        yield encoded[4:-4]
-
-
-@dataclass
-class Seen:
-    """All that left the processes by ways that others read."""
-
-    messages: list[bytes] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-
-@contextlib.asynccontextmanager
-async def tapped(amqp_url: str, seen: Seen) -> AsyncIterator[None]:
-    """Get a copy of every message, with all its properties."""
-    async with await aio_pika.connect(amqp_url) as connection:
-        channel = await connection.channel()
-        tap = await channel.declare_queue(exclusive=True)
-        for name in (JOBS_EXCHANGE, DEAD_EXCHANGE, HINTS_EXCHANGE):
-            kind = "fanout" if name == HINTS_EXCHANGE else "direct"
-            exchange = await channel.declare_exchange(name, kind, durable=True)
-            await tap.bind(exchange, routing_key="default")
-
-        async def keep(message: aio_pika.abc.AbstractIncomingMessage) -> None:
-            seen.messages.append(message.body + repr(message.info()).encode())
-
-        await tap.consume(keep, no_ack=True)
-        yield
+AGAIN = (
+    "canary.complete",
+    "canary.die",
+    "canary.permanent",
+    "canary.child",
+    "canary.step",
+    "canary.cancelled",
+)
+"""The ends that the worker shows whose spans go to a collector."""
 
 
 @pytest.fixture
@@ -149,30 +117,23 @@ async def _expect_errors(stack: Stack, canary: Canary, seen: Seen, client: Clien
     for fields in wrong:
         with pytest.raises(HeadwayError) as refusal:
             await client.submit("canary.complete", **fields)
-        cause = refusal.value.__cause__
-        seen.errors.append(str(refusal.value) + (_answer(cause).text if cause else ""))
-    async with grpc.aio.insecure_channel(stack.target) as channel:
-        for method in ("SubmitJob", "GetJob", "ListJobs", "CancelJob", "ReplayDeadLetter"):
-            for raw in (
-                secret.encode(),
-                b"\x0a\x7f" + secret.encode(),
-                b"\x0a\x28" + secret.encode(),
-            ):
-                try:
-                    await channel.unary_unary(f"/{SERVICE}/{method}")(raw, timeout=5)
-                except grpc.aio.AioRpcError as error:
-                    seen.errors.append(_answer(error).text)
+        seen.errors.append(told(refusal.value))
+    for method in ("SubmitJob", "GetJob", "ListJobs", "CancelJob", "ReplayDeadLetter"):
+        for head in (b"", b"\x0a\x7f", b"\x0a\x28"):
+            await call(stack.target, method, head + secret.encode(), seen)
     assert len(seen.errors) >= 10
 
 
-async def _run_all_ends(canary: Canary, client: Client, *, round_: int) -> None:
+async def _run_all_ends(
+    canary: Canary, client: Client, seen: Seen, *, kinds: Collection[str], round_: int
+) -> None:
     payload = {
         "text": canary.of["text"],
         "payload": canary.of["payload"],
         "result": canary.of["result"],
     }
     ids = {}
-    for kind in ENDS:
+    for kind in kinds:
         job = await client.submit(
             kind,
             payload,
@@ -182,21 +143,22 @@ async def _run_all_ends(canary: Canary, client: Client, *, round_: int) -> None:
         ids[kind] = job.id
     await reaches(client, ids["canary.cancelled"], JobState.RUNNING)
     await client.cancel(ids["canary.cancelled"], reason="no longer wanted")
-    for kind, end in ENDS.items():
+    for kind in kinds:
         job = await reaches(client, ids[kind], *DONE)
-        assert job.state is end, job
+        assert job.state is ENDS[kind], job
         assert job.payload == payload
     died = await client.get(ids["canary.permanent"])
     assert died.error is not None
     assert canary.of["text"] in died.error.message  # whoever may see the job may see why
-    with contextlib.suppress(HeadwayError):
+    with pytest.raises(HeadwayError) as refusal:
         await client.replay(ids["canary.complete"])
+    seen.errors.append(told(refusal.value))
     again = await client.replay(ids["canary.die"])
     assert again.replayed_count == 1
     await reaches(client, ids["canary.die"], JobState.DEAD)
 
 
-async def _outages(stack: Stack, client: Client, canary: Canary) -> None:
+async def _outages(stack: Stack, client: Client, canary: Canary, seen: Seen) -> None:
     """The database refuses the user in the middle of it all, the broker cuts the connections."""
     stack.services.rabbitmqctl("close_all_user_connections", stack.role, "as told")
     query(stack.owner_url, f"ALTER ROLE {stack.role} NOLOGIN")
@@ -205,12 +167,39 @@ async def _outages(stack: Stack, client: Client, canary: Canary) -> None:
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
         stack.role,
     )
-    with contextlib.suppress(HeadwayError):
-        await client.submit("canary.complete", {"text": canary.of["payload"]})
-        raise AssertionError("submitted without a database")
+    request = SubmitJobRequest(type="canary.complete", idempotency_key=canary.of["key"])
+    request.payload.json["text"] = canary.of["payload"]
+    reason = await call(stack.target, "SubmitJob", request.SerializeToString(), seen)
+    assert reason == "DATABASE_UNAVAILABLE"
     query(stack.owner_url, f"ALTER ROLE {stack.role} LOGIN")
     job = await client.submit("canary.complete", {"result": canary.of["result"]})
     await reaches(client, job.id, JobState.COMPLETED)
+
+
+async def _quoted_rows(stack: Stack, client: Client, canary: Canary, seen: Seen) -> None:
+    """The database refuses rows at submit and at settle, with all of them in its errors."""
+    payload = {name: canary.of[name] for name in ("payload", "result", "text")}
+    await run_script(stack.owner_url, QUOTING)
+    for kind, key, reason in (
+        ("canary.defect", "", "INTERNAL"),
+        ("canary.memory", "", "DATABASE_UNAVAILABLE"),
+        ("canary.complete", "quoted", "INTERNAL"),
+    ):
+        request = SubmitJobRequest(type=kind, idempotency_key=canary.of["key"] + key)
+        request.payload.json.update(payload)
+        raw = request.SerializeToString()
+        assert await call(stack.target, "SubmitJob", raw, seen) == reason
+    waiting = await client.submit("canary.wait", payload)
+    defect = await client.submit("canary.settle", payload)
+    for job in (waiting, defect):
+        await reaches(client, job.id, JobState.RUNNING)
+    await eventually(
+        lambda: query(stack.owner_url, REFUSALS)[0]["count"] >= REFUSALS_MIN,
+        what="both settles are refused",
+    )
+    await run_script(stack.owner_url, NOT_QUOTING)
+    for job in (waiting, defect):
+        await reaches(client, job.id, JobState.COMPLETED)
 
 
 async def _wrong_logins(stack: Stack, canary: Canary, seen: Seen) -> None:
@@ -238,7 +227,7 @@ async def _wrong_logins(stack: Stack, canary: Canary, seen: Seen) -> None:
         for name, values in urls.items():
             for url in values:
                 group.create_task(start(name, url, "server", "--listen", "127.0.0.1:0"))
-        for url in urls["HEADWAY_DATABASE_URL"][:2]:
+        for url in urls["HEADWAY_DATABASE_URL"][:1]:
             group.create_task(start("HEADWAY_DATABASE_URL", url, "migrate"))
             group.create_task(start("HEADWAY_DATABASE_URL", url, "doctor"))
 
@@ -253,9 +242,10 @@ async def test_no_secret_leaves_by_logs_spans_messages_or_errors(
         server, worker = stack.start_server(), stack.start_worker(app=APP)
         for child in (server, worker):
             await asyncio.to_thread(child.await_ready)
-        await _run_all_ends(canary, client, round_=1)
+        await _run_all_ends(canary, client, seen, kinds=ENDS, round_=1)
         await _expect_errors(stack, canary, seen, client)
-        await _outages(stack, client, canary)
+        await _outages(stack, client, canary, seen)
+        await _quoted_rows(stack, client, canary, seen)
         refused = stack.start_worker(
             app=APP, HEADWAY_AMQP_URL=_login(stack.amqp_url, stack.role, canary.of["wrong"])
         )
@@ -266,7 +256,7 @@ async def test_no_secret_leaves_by_logs_spans_messages_or_errors(
         await asyncio.to_thread(stack.stop, keep=1)
         other = stack.start_worker(app=APP, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
         await asyncio.to_thread(other.await_ready)
-        await _run_all_ends(canary, client, round_=2)
+        await _run_all_ends(canary, client, seen, kinds=AGAIN, round_=2)
         await asyncio.to_thread(stack.stop)
 
     logs = {path.name: path.read_bytes() for path in stack.directory.glob("*.log")}
