@@ -17,6 +17,7 @@ LOG_BYTES_MAX = 8 * 1024 * 1024
 # A changed system clock moves the start times that the kernel reports; a pid that comes round
 # again, for a process with the same marker, within this time is not to be expected.
 START_TIME_TOLERANCE_SECONDS = 120.0
+STOP_SECONDS_MAX = 2.0
 # Changing the account in Popen makes it fork where it would vfork, and a fork in a process whose
 # other threads are inside gRPC crashes the child more often than not (its handlers run there).
 AS_ACCOUNT = """\
@@ -168,9 +169,9 @@ def freeze(record: ProcessRecord) -> list[psutil.Process]:
     process = record.find()
     if process is None:
         return []
-    _signal([process], signal.SIGSTOP)
+    _stop([process])
     family = _family(process)
-    _signal(family, signal.SIGSTOP)
+    _stop(family)
     return family
 
 
@@ -219,6 +220,21 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _stop(family: Sequence[psutil.Process]) -> None:
+    """SIGSTOP, and wait: on a busy machine a process runs on until it gets to see its signal."""
+    _signal(family, signal.SIGSTOP)
+    deadline = time.monotonic() + STOP_SECONDS_MAX
+    while any(map(_runs, family)) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _signal(family: Sequence[psutil.Process], number: int) -> None:
