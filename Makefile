@@ -31,7 +31,7 @@ test: setup ## run all tests, the fault matrix scaled down, against private serv
 	  -m "not slow_faults and not alone" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? = 5 ]
 
-# Half an hour: default times, ten thousand rounds of every race, jobs of four minutes.
+# An hour: default times, ten thousand rounds of every race, jobs of four minutes.
 faults: setup ## run the fault matrix at full length, and print recovery times
 	@HEADWAY_TEST_RACE_ROUNDS=10000 HEADWAY_TEST_RACE_SECONDS=60 \
 	  $(BIN)/python -m pytest -m "" -s --timeout 900 tests/faults tests/store/test_races.py $(ARGS)
