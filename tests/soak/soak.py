@@ -5,6 +5,7 @@ import logging
 import resource
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ async def soak(plan: Plan, directory: Path) -> int:
         await asyncio.to_thread(migrate, services.database_url)
         ledger = Ledger(logs / "accepted")
         try:
-            await _run(plan, services, logs, ledger)
+            await _run(plan, strikes, services, logs, ledger)
         finally:
             ledger.close()
         if not ledger.findings_count:
@@ -76,7 +77,9 @@ async def soak(plan: Plan, directory: Path) -> int:
     return 1 if ledger.findings_count else 0
 
 
-async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> None:
+async def _run(
+    plan: Plan, strikes: Sequence[Strike], services: Services, logs: Path, ledger: Ledger
+) -> None:
     url = services.database_url
     started = time.monotonic()
     async with AsyncExitStack() as stack:
@@ -119,7 +122,7 @@ async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> No
         async with asyncio.TaskGroup() as group:
             background = [group.create_task(fleet.mind()), group.create_task(sampler.run())]
             calling = group.create_task(load.run())
-            striking = group.create_task(nemesis.run(plan.strikes))
+            striking = group.create_task(nemesis.run(strikes))
             await asyncio.sleep(plan.seconds)
             await striking  # the last recovery is measured under load, too
             load.stop()
@@ -136,7 +139,7 @@ async def _run(plan: Plan, services: Services, logs: Path, ledger: Ledger) -> No
         verdict.enough_was_done(
             ledger,
             wanted=plan.rate * seconds,
-            strikes=len(plan.strikes),
+            strikes=len(strikes),
             survived=nemesis.survived,
         )
         verdict.nothing_broken(logs, ledger)
