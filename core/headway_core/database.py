@@ -147,7 +147,7 @@ class Database:
             async with self._connection(seconds) as connection, connection.transaction():
                 yield connection
         except _CONFLICTS as error:
-            raise StoreUnavailable(f"the database is busy: {_said(error)}") from error
+            raise _busy(error) from error
 
     async def _retried(self, run: Callable[[Connection], Awaitable[Result]]) -> Result:
         time = asyncio.get_running_loop().time
@@ -158,7 +158,7 @@ class Database:
                     return await run(connection)
             except _CONFLICTS as error:
                 if tries == CONFLICT_TRIES_MAX:
-                    raise StoreUnavailable(f"the database is busy: {_said(error)}") from error
+                    raise _busy(error) from error
                 await asyncio.sleep(CONFLICT_WAIT_SECONDS * tries * self._random.random())
         raise AssertionError("unreachable")
 
@@ -182,6 +182,10 @@ class Database:
             if isinstance(error, ValueError):  # asyncpg's DataError: what no row can hold
                 raise
             raise StoreUnavailable(f"the database does not answer: {_said(error)}") from error
+
+
+def _busy(error: BaseException) -> StoreUnavailable:
+    return StoreUnavailable(f"the database is busy: {_said(error)}")
 
 
 def _said(error: BaseException) -> str:
