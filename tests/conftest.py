@@ -1,6 +1,6 @@
 """Private PostgreSQL and RabbitMQ for the tests that ask for them, started once a session.
 
-`database_url`    a fresh, migrated database for one test
+`database_url`    a fresh, migrated database for one test; `database` is a pool on it
 `amqp_url`        a fresh virtual host for one test
 `fault_services`  a PostgreSQL and a RabbitMQ of the test's own to kill, stop, freeze and wipe
 """
@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ import hypothesis
 import psutil
 import pytest
 
+from headway_core.database import Database
 from headway_dev.errors import DirectoryBusy
 from headway_dev.rabbitmq import VHOST
 from headway_dev.schema import migrate
@@ -117,6 +118,14 @@ def database_url(services: Services, _databases: DatabasePool) -> Iterator[str]:
     name = _databases.take()
     yield _with_database(services.database_url, name)
     _databases.drop(name)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A pool on the test's database, past every proxy."""
+    database = await Database.connect(database_url, name="test", size=10)
+    yield database
+    await database.close()
 
 
 @pytest.fixture

@@ -77,14 +77,6 @@ async def postgres_proxy(database_url: str) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """A pool that no fault touches, for looking."""
-    database = await Database.connect(database_url, name="onlooker", size=6)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
 async def troubled(postgres_proxy: Proxy) -> AsyncIterator[Database]:
     """A pool whose connections lead through the proxy."""
     database = await Database.connect(

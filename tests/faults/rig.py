@@ -34,6 +34,8 @@ from tests.faults.workers import Worker
 
 HANDLERS: Final = "tests.faults.handlers:jobs"
 LEASE_SECONDS: Final = 3.0
+INTERRUPTED_ONCE: Final = ["SUBMITTED", "STARTED", "INTERRUPTED", "STARTED", "COMPLETED"]
+"""The history, as `Rig.history` tells it, of a job whose first run was cut off."""
 SETTINGS: Final = {
     "HEADWAY_LEASE_SECONDS": str(LEASE_SECONDS),
     # The reaper takes a tick that is later than a heartbeat for its own sleep, and waits.

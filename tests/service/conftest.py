@@ -19,14 +19,6 @@ async def served(database_url: str, amqp_url: str) -> AsyncIterator[Served]:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """A pool of the test's own on the server's database."""
-    database = await Database.connect(database_url, name="test", size=4)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
 async def worker(database: Database) -> PlayedWorker:
     """A worker that has the type `test.job`."""
     return await PlayedWorker.register(database, JOB_TYPE)

@@ -1,7 +1,7 @@
 """The verdict of a soak: of what is whole it says nothing, and what is broken it finds."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -25,13 +25,6 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     ledger = Ledger(tmp_path / "accepted")
     yield ledger
     ledger.close()
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = await Database.connect(database_url, name="tests", size=2)
-    yield database
-    await database.close()
 
 
 async def ended_job(database: Database, ledger: Ledger, *, dead: bool = False) -> UUID:

@@ -1,7 +1,7 @@
 """What the store's tests share: a database, a worker with a live lease, a job to try things on."""
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from random import Random
 from uuid import UUID, uuid4
@@ -24,14 +24,6 @@ Register = Callable[..., Awaitable[UUID]]
 Run = Callable[..., Awaitable[UUID]]
 
 DEATH = Failed(JobError("PermanentError", "no use", retryable=False))
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """A pool on a fresh, migrated database."""
-    database = await Database.connect(database_url, name="test", size=10)
-    yield database
-    await database.close()
 
 
 def submission(type_: str = "noop", **given: object) -> Submission:
