@@ -7,7 +7,7 @@ such text is read with replacement characters, and properties that still cannot 
 UNREADABLE, which lets the message arrive and be refused on its own.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from pamqp import decode
 from pamqp.commands import Basic
@@ -15,6 +15,9 @@ from pamqp.header import ContentHeader
 
 UNREADABLE: Final = "x-headway-unreadable"
 """The header that stands for all properties of a message, its value being the reason."""
+DEATHS: Final = "x-death"
+"""The header in which RabbitMQ tells why a message was moved to a dead queue, and from where."""
+_LIST_OF_DEATHS: Final = bytes([len(DEATHS)]) + DEATHS.encode() + b"A"
 
 _read_header = ContentHeader.unmarshal
 
@@ -30,7 +33,10 @@ def _unmarshal(self: ContentHeader, data: bytes) -> None:
     try:
         _read_header(self, data)
     except (ValueError, OverflowError, OSError, RecursionError, ArithmeticError) as error:
-        self.properties = Basic.Properties(headers={UNREADABLE: type(error).__name__})
+        headers: dict[str, Any] = {UNREADABLE: type(error).__name__}
+        if _LIST_OF_DEATHS in data:
+            headers[DEATHS] = [headers[UNREADABLE]]  # it may be anything: none that is sound
+        self.properties = Basic.Properties(headers=headers)
 
 
 def _short_text(value: bytes) -> tuple[int, str]:

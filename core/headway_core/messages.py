@@ -12,7 +12,7 @@ from pamqp.commands import Basic
 
 from headway_core import trace_context
 from headway_core.job import Dispatch
-from headway_core.lenient_frames import UNREADABLE
+from headway_core.lenient_frames import DEATHS, UNREADABLE
 from headway_core.trace_context import TraceContext
 
 CONTENT_TYPE: Final = "application/json"
@@ -44,6 +44,8 @@ class Malformed:
     """A message that is none of ours."""
 
     reason: str
+    movable: bool = True
+    """Whether the broker can move it to the dead queue."""
 
 
 class Incoming(Protocol):
@@ -87,6 +89,8 @@ def decode(message: Incoming) -> Delivered | Malformed:
 
     A trace context that is none is ignored, as the W3C asks.
     """
+    if DEATHS in message.headers and not _are_deaths(message.headers[DEATHS]):
+        return Malformed("its x-death is no list of deaths", movable=False)
     if UNREADABLE in message.headers:
         reason = message.headers[UNREADABLE]  # a stranger may have written it
         shown = reason[:REASON_CHARACTERS_MAX] if isinstance(reason, str) else "no reason"
@@ -103,6 +107,21 @@ def decode(message: Incoming) -> Delivered | Malformed:
     headers = message.headers
     context = trace_context.read(headers.get("traceparent"), headers.get("tracestate", ""))
     return Delivered(UUID(job_id), dispatch_no, context)
+
+
+def _are_deaths(value: object) -> bool:
+    """Whether RabbitMQ can add a death to this header.
+
+    To a list it does so as to one of its own (3.10: `rabbit_dead_letter:update_x_death_header`).
+    Over an entry that is no table, or a count that is no number, the queue's process ends with the
+    message still in it, again and again, until the queue stays down.
+    """
+    if not isinstance(value, list):
+        return True  # replaced
+    return all(
+        isinstance(death, dict) and isinstance(death.get("count"), int | float | None)
+        for death in value
+    )
 
 
 def _parse(body: bytes) -> tuple[str, int] | Malformed:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from headway_core.lenient_frames import UNREADABLE
+from headway_core.topology import job_queue
 from tests.fuzz.raw_amqp import long, short
 
 JOB_ID = "01919191-0000-7000-8000-000000000000"
@@ -50,7 +51,44 @@ def table_entry(random: Random) -> bytes:
     key = random.choice(keys)
     if key in {b"CC", b"BCC"}:  # these name further queues, and must be arrays of text
         return short(key) + b"A" + long(b"S" + long(b"nowhere"))
-    return short(key) + header_values(random)
+    value = header_values(random)
+    while key == b"x-death" and value.startswith(b"A"):  # see DEADLY
+        value = header_values(random)
+    return short(key) + value
+
+
+def _text(value: bytes) -> bytes:
+    return b"S" + long(value)
+
+
+def _table(entries: dict[bytes, bytes]) -> bytes:
+    return b"F" + long(b"".join(short(key) + value for key, value in entries.items()))
+
+
+def deaths(*values: bytes) -> bytes:
+    """A headers table with a list of deaths."""
+    return long(short(b"x-death") + b"A" + long(b"".join(values)))
+
+
+_REJECTED = {b"queue": _text(job_queue("default").encode()), b"reason": _text(b"rejected")}
+SOUND_DEATHS = {
+    "no death": deaths(),
+    "a death that says nothing": deaths(_table({})),
+    "a rejection without a count": deaths(_table(_REJECTED)),
+    "a rejection": deaths(_table(_REJECTED | {b"count": b"l" + bytes(8)})),
+}
+"""Lists of deaths to which RabbitMQ can add one."""
+DEADLY = {
+    "a number": deaths(b"I" + bytes(4)),
+    "a text": deaths(_text(b"rejected")),
+    "a list": deaths(b"A" + long(_table(_REJECTED))),
+    "one of them sound": deaths(_table(_REJECTED), b"V"),
+    "a count in words": deaths(_table(_REJECTED | {b"count": _text(b"one")})),
+    "a time beyond the calendar": deaths(b"T\x7f" + b"\xff" * 7),
+}
+"""Lists of deaths at which the process of RabbitMQ's queue ends if it is to add one, and, once it
+has started anew with the message still in it, ends again.
+"""
 
 
 def nested(depth: int) -> bytes:

@@ -17,12 +17,12 @@ from tests.fuzz.effort import ASKED, thrown
 from tests.fuzz.forgeries import NOBODYS, rows_of, starts_of, still_jobs
 from tests.fuzz.live import Live
 from tests.fuzz.raw_amqp import RawPublisher, Refused, long, short
-from tests.fuzz.strangers import body, forged, nested, properties
+from tests.fuzz.strangers import DEADLY, SOUND_DEATHS, body, forged, nested, properties
 
 SEED = 20_26
 VOLLEYS, VOLLEY = (max(ASKED // 100, 1), 100) if ASKED else (2, 80)
 COPIES = 10
-HEADERS, CONTENT_TYPE, TIMESTAMP = 1 << 13, 1 << 15, 1 << 6
+HEADERS, CONTENT_TYPE, TIMESTAMP, DELIVERY_MODE = 1 << 13, 1 << 15, 1 << 6, 1 << 12
 WORK, DEAD = job_queue("default"), dead_queue("default")
 
 pytestmark = pytest.mark.timeout(0 if ASKED else 120)
@@ -124,3 +124,31 @@ def test_properties_that_the_client_library_cannot_read_cost_no_connection(
         publisher.publish(b"junk", routing_key=WORK.encode(), properties=hostile)
         live.until(lambda: publisher.count(DEAD) == before + 1)
     live.run_good_job()
+
+
+def with_headers(table: bytes) -> bytes:
+    """The properties of a message that outlives the queue's process."""
+    return struct.pack("!H", HEADERS | DELIVERY_MODE) + table + b"\2"
+
+
+@pytest.mark.parametrize("deaths", SOUND_DEATHS.values(), ids=SOUND_DEATHS)
+def test_messages_that_have_died_before_end_in_the_dead_queue(live: Live, deaths: bytes) -> None:
+    with RawPublisher(live.amqp_url) as publisher:
+        before = publisher.count(DEAD)
+        publisher.publish(b"junk", routing_key=WORK.encode(), properties=with_headers(deaths))
+        live.until(lambda: publisher.count(DEAD) == before + 1)
+    live.run_good_job()
+
+
+@pytest.mark.parametrize("deaths", DEADLY.values(), ids=DEADLY)
+def test_messages_that_would_end_the_brokers_own_queue_are_dropped(
+    live: Live, deaths: bytes
+) -> None:
+    """Rejected, each would take all consumers off the queue, again and again."""
+    with RawPublisher(live.amqp_url) as publisher:
+        before = publisher.count(DEAD)
+        for _ in range(COPIES):
+            publisher.publish(b"junk", routing_key=WORK.encode(), properties=with_headers(deaths))
+        live.run_good_job()
+        assert publisher.count(WORK) == 0
+        assert publisher.count(DEAD) == before

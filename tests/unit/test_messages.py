@@ -47,6 +47,31 @@ def test_a_stranger_who_writes_our_header_does_not_fill_the_log(reason: object) 
     assert len(found.reason) < 120
 
 
+SOUND_DEATH = {"queue": "q", "reason": "rejected", "count": 1}
+
+
+@pytest.mark.parametrize(
+    ("deaths", "movable"),
+    [
+        ([], True),
+        ([SOUND_DEATH, {}, {"count": None}, {"count": 1.5}], True),
+        ("rejected", True),
+        ({"queue": "q"}, True),
+        ([SOUND_DEATH, "rejected"], False),
+        ([None], False),
+        ([[SOUND_DEATH]], False),
+        ([SOUND_DEATH | {"count": "1"}], False),
+    ],
+)
+def test_what_the_broker_cannot_move_is_told(deaths: object, movable: bool) -> None:
+    """Whatever the body: a job that dies has its message rejected, too."""
+    found = decode(Received(b"junk", {"x-death": deaths}))
+    assert isinstance(found, Malformed)
+    assert found.movable == movable
+    sound = decode(Received(messages.body(SENT), {"x-death": deaths}))
+    assert isinstance(sound, Delivered) == movable
+
+
 @pytest.mark.parametrize(
     "properties",
     [

@@ -263,10 +263,10 @@ class Consumer:
             if acks is not self._holdings.acks or tag is None:
                 return  # of a channel that is given up
             match read_delivery(message, tag=tag, consumer_tag=consumer_tag, queue=queue):
-                case Malformed(reason):
-                    # Rejected, not acked: an operator finds it in the dead queue, with x-death.
-                    log.error("message_malformed", queue=queue, reason=reason)
-                    self._holdings.refuse(tag, consumer_tag, queue)
+                case Malformed(reason, movable):
+                    # Rejected if it can be: an operator finds it in the dead queue, with x-death.
+                    log.error("message_malformed", queue=queue, reason=reason, dropped=not movable)
+                    self._holdings.refuse(tag, consumer_tag, queue, rejected=movable)
                     self._acks_wanted.set()
                 case delivery:
                     self._holdings.take(delivery)

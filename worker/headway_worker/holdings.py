@@ -28,11 +28,11 @@ class Holdings:
         self.credit.delivered(delivery.consumer_tag, delivery.queue)
         self._in_hand.add(delivery)
 
-    def refuse(self, tag: int, consumer_tag: str, queue: str) -> None:
-        """A message came that is no delivery: it is rejected."""
+    def refuse(self, tag: int, consumer_tag: str, queue: str, *, rejected: bool) -> None:
+        """A message came that is no delivery: it is rejected, or dropped."""
         self.acks.delivered(tag)
         self.credit.delivered(consumer_tag, queue)
-        self.acks.reject(tag)
+        (self.acks.reject if rejected else self.acks.ack)(tag)
         self.credit.freed(consumer_tag, queue)
 
     def end(self, delivery: Delivery, *, rejected: bool) -> None:
