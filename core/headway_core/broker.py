@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from headway_core import buffered_frames, lenient_frames
 from headway_core.broker_border import LoginRefused, broker_border, reason_of
+from headway_core.buffered_frames import Direct, directs
 from headway_core.errors import BrokerUnavailable, TopologyMismatch
 
 HEARTBEAT_SECONDS: Final = 10
@@ -40,7 +41,27 @@ log = structlog.get_logger(__name__)
 lenient_frames.install()
 buffered_frames.install()
 
-Use = Callable[[AbstractConnection], Awaitable[None]]
+
+class BrokerConnection(Connection):
+    """A connection on which deliveries may go past aiormq."""
+
+    def __init__(self, url: str, *, name: str) -> None:
+        super().__init__(
+            make_url(url, heartbeat=HEARTBEAT_SECONDS), client_properties={"connection_name": name}
+        )
+        self.directs: dict[int, Direct] = {}
+        """By number of the channel: see buffered_frames."""
+
+    async def connect(self, timeout: float | None = None) -> None:
+        """Open it."""
+        token = directs.set(self.directs)
+        try:
+            await super().connect(timeout)
+        finally:
+            directs.reset(token)
+
+
+Use = Callable[[BrokerConnection], Awaitable[None]]
 Trouble = BrokerUnavailable | TopologyMismatch
 ExceptionT = TypeVar("ExceptionT", bound=Exception)
 
@@ -109,12 +130,9 @@ class Session:
 
 
 @asynccontextmanager
-async def connected(url: SecretStr, *, name: str) -> AsyncIterator[AbstractConnection]:
+async def connected(url: SecretStr, *, name: str) -> AsyncIterator[BrokerConnection]:
     """Open one connection, named for the broker's overviews, and close it in bounded time."""
-    connection = Connection(
-        make_url(url.get_secret_value(), heartbeat=HEARTBEAT_SECONDS),
-        client_properties={"connection_name": name},
-    )
+    connection = BrokerConnection(url.get_secret_value(), name=name)
     try:
         with broker_border("connect"):
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
@@ -158,7 +176,7 @@ def _closure(resource: AbstractChannel | AbstractConnection) -> asyncio.Future[s
     return closed
 
 
-async def _while_open(connection: AbstractConnection, use: Use) -> None:
+async def _while_open(connection: BrokerConnection, use: Use) -> None:
     closed = _closure(connection)
 
     async def watch() -> None:

@@ -20,10 +20,9 @@ from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq import Channel
 from aiormq.abc import ChannelFrame
-from pamqp.body import ContentBody
 from pamqp.commands import Basic
-from pamqp.header import ContentHeader
 
+from headway_core.amqp_frames import BASIC, BODY, CONTENT, HEADER, frame
 from headway_core.broker_border import broker_border
 from headway_core.errors import Defect
 
@@ -44,11 +43,12 @@ class Confirmation(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message to publish. `properties.message_id` is set here, anew for every try."""
+    """A message to publish."""
 
     exchange: str
     routing_key: str
-    properties: Basic.Properties
+    properties: bytes
+    """Flags and values up to the message ID, the last one, which every try gets anew."""
     body: bytes
     """One frame: much less than the 128 KiB of any broker's `frame_max`."""
 
@@ -111,15 +111,16 @@ class ConfirmChannel:
         return sent
 
     def _frames(self, message: Outgoing, tag: int) -> bytes:
-        message_id = message.properties.message_id = self._message_id(tag)
+        message_id = self._message_id(tag)
         self._channel.message_id_delivery_tag[message_id] = tag
-        header = ContentHeader(properties=message.properties, body_size=len(message.body))
         number = self._channel.number
+        header = CONTENT.pack(BASIC, 0, len(message.body)) + message.properties
+        header += b"%c%b" % (len(message_id), message_id.encode())
         frames = self._frame_of_route(message.exchange, message.routing_key)
-        frames += pamqp.frame.marshal(header, number)
+        frames += frame(HEADER, number, header)
         # An empty body is no frame at all.
         if message.body:
-            frames += pamqp.frame.marshal(ContentBody(message.body), number)
+            frames += frame(BODY, number, message.body)
         return frames
 
     def _message_id(self, tag: int) -> str:

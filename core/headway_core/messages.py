@@ -8,7 +8,6 @@ from uuid import UUID
 
 import orjson
 from aio_pika import DeliveryMode
-from pamqp.commands import Basic
 
 from headway_core import trace_context
 from headway_core.job import Dispatch
@@ -26,6 +25,17 @@ _WRITTEN: Final = re.compile(
     rb'\{"job_id":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})","dispatch_no":([1-9][0-9]{0,9})\}'
 )
 """What `body` writes, to the letter."""
+_FLAGS_AND_TYPE: Final = b"\xb8\x80\x10" + CONTENT_TYPE.encode()
+"""Content type, headers, delivery mode, priority, and message ID follow."""
+_TRACEPARENT: Final = b"\x0btraceparentS"
+_TRACESTATE: Final = b"\x0atracestateS"
+_WRITTEN_PROPERTIES: Final = re.compile(
+    re.escape(_FLAGS_AND_TYPE + b"\0\0\0\x48" + _TRACEPARENT + b"\0\0\0\x37")
+    + rb"(00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})"
+    rb"\x02[\0-\x09].[0-9a-f-]*",
+    re.DOTALL,
+)
+"""`properties` without a tracestate, and a message ID."""
 _NO_DISPATCH_NO: Final = f"dispatch_no is not a whole number from 1 to {DISPATCH_NO_MAX}"
 
 
@@ -60,20 +70,17 @@ class Incoming(Protocol):
         """The AMQP headers table."""
 
 
-def properties(dispatch: Dispatch, context: TraceContext) -> Basic.Properties:
-    """Write the properties of a dispatch's message, all but its ID.
+def properties(dispatch: Dispatch, context: TraceContext) -> bytes:
+    """Write the properties of a dispatch's message as AMQP has them, up to the message ID.
 
     The context is the publish span's.
     """
-    headers = {"traceparent": context.traceparent}
+    headers = _TRACEPARENT + _long_text(context.traceparent)
     if context.tracestate:
-        headers["tracestate"] = context.tracestate
-    return Basic.Properties(
-        content_type=CONTENT_TYPE,
-        delivery_mode=DeliveryMode.PERSISTENT,
-        headers=dict(headers),
-        priority=dispatch.priority,
-    )
+        headers += _TRACESTATE + _long_text(context.tracestate)
+    size = len(headers).to_bytes(4, "big")
+    mode = DeliveryMode.PERSISTENT
+    return b"%b%b%b%c%c" % (_FLAGS_AND_TYPE, size, headers, mode, dispatch.priority)
 
 
 def body(dispatch: Dispatch) -> bytes:
@@ -82,6 +89,15 @@ def body(dispatch: Dispatch) -> bytes:
         str(dispatch.job_id).encode(),
         dispatch.dispatch_no,
     )
+
+
+def decode_written(properties: bytes, body: bytes) -> Delivered | None:
+    """Read a message whose bytes are just as ours; None: `decode` says what it is."""
+    headed = _WRITTEN_PROPERTIES.fullmatch(properties)
+    written = _WRITTEN.fullmatch(body)
+    if headed is None or written is None or (dispatch_no := int(written[2])) > DISPATCH_NO_MAX:
+        return None
+    return Delivered(UUID(written[1].decode()), dispatch_no, TraceContext(headed[1].decode()))
 
 
 def decode(message: Incoming) -> Delivered | Malformed:
@@ -122,6 +138,11 @@ def _are_deaths(value: object) -> bool:
         isinstance(death, dict) and isinstance(death.get("count"), int | float | None)
         for death in value
     )
+
+
+def _long_text(text: str) -> bytes:
+    written = text.encode()
+    return len(written).to_bytes(4, "big") + written
 
 
 def _parse(body: bytes) -> tuple[str, int] | Malformed:

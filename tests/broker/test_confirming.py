@@ -4,19 +4,25 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractConnection, DeliveryMode
 from aiormq import Channel
-from pamqp.commands import Basic
 
+from headway_core import messages
 from headway_core.broker import open_channel
 from headway_core.confirming import Confirmation, ConfirmChannel, Outgoing
 from headway_core.errors import BrokerUnavailable, Defect
 from headway_core.topology import JOBS_EXCHANGE, declare, job_queue
-from tests.broker.conftest import PATIENCE_SECONDS
+from headway_core.trace_context import TraceContext
+from tests.broker.conftest import PATIENCE_SECONDS, dispatch
+
+CONTEXT = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "é=b")
 
 
-def outgoing(queue: str = "mail", body: bytes = b"x") -> Outgoing:
-    return Outgoing(JOBS_EXCHANGE, queue, Basic.Properties(delivery_mode=2), body)
+def outgoing(
+    queue: str = "mail", body: bytes = b"x", *, exchange: str = JOBS_EXCHANGE, priority: int = 0
+) -> Outgoing:
+    properties = messages.properties(dispatch(priority=priority), CONTEXT)
+    return Outgoing(exchange, queue, properties, body)
 
 
 @pytest.fixture
@@ -81,7 +87,7 @@ async def test_a_batch_that_was_cancelled_before_it_was_sent_does_not_count(
 
 async def test_what_is_unconfirmed_when_the_channel_closes_is_lost(underlay: Channel) -> None:
     confirming = ConfirmChannel(underlay)
-    batch = [outgoing(), Outgoing("no-such-exchange", "mail", Basic.Properties(), b""), outgoing()]
+    batch = [outgoing(), outgoing(exchange="no-such-exchange"), outgoing()]
     async with asyncio.timeout(PATIENCE_SECONDS):
         outcomes = await confirming.publish(batch)
     assert outcomes[1:] == [Confirmation.LOST, Confirmation.LOST]
@@ -93,19 +99,17 @@ async def test_what_is_sent_is_what_arrives(
     underlay: Channel, connection: AbstractConnection
 ) -> None:
     body = uuid4().bytes * 500
-    properties = Basic.Properties(
-        delivery_mode=2, priority=7, headers={"traceparent": "é" * 40}, content_type="a/b"
-    )
     confirming = ConfirmChannel(underlay)
-    sent = Outgoing(JOBS_EXCHANGE, "mail", properties, body)
-    assert await confirming.publish([sent, outgoing(body=b"")]) == [Confirmation.CONFIRMED] * 2
+    batch = [outgoing(body=body, priority=7), outgoing(body=b"")]
+    assert await confirming.publish(batch) == [Confirmation.CONFIRMED] * 2
     channel, _ = await open_channel(connection)
     queue = await channel.get_queue(job_queue("mail"))
     first, second = await queue.get(), await queue.get()
     assert first is not None
     assert second is not None
-    assert (first.body, first.priority, first.content_type) == (body, 7, "a/b")
-    assert first.headers == {"traceparent": "é" * 40}
+    assert (first.body, first.priority, first.content_type) == (body, 7, messages.CONTENT_TYPE)
+    assert first.headers == CONTEXT._asdict()
+    assert first.delivery_mode == DeliveryMode.PERSISTENT
     assert second.body == b""
     assert first.message_id != second.message_id
 

@@ -9,10 +9,18 @@ import pamqp.frame
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from headway_core import lenient_frames, messages, trace_context
-from headway_core.messages import BODY_BYTES_MAX, DISPATCH_NO_MAX, Delivered, Malformed, decode
+from headway_core.messages import (
+    BODY_BYTES_MAX,
+    DISPATCH_NO_MAX,
+    Delivered,
+    Malformed,
+    decode,
+    decode_written,
+)
 from tests.broker.conftest import dispatch
 
 JOB = "0199f0a1-7c1e-7000-8000-000000000001"
@@ -21,6 +29,15 @@ CONTEXT = trace_context.TraceContext(
 )
 
 SENT = dispatch()
+MESSAGE_ID = b"\x12" + b"0123456789abcdef-1"
+
+
+def read(properties: bytes) -> Basic.Properties:
+    """As pamqp reads what stands before the message ID."""
+    header = ContentHeader()
+    header.unmarshal(struct.pack("!HHQ", 60, 0, 4) + properties + MESSAGE_ID)
+    assert header.properties.message_id == MESSAGE_ID[1:].decode()
+    return header.properties
 
 
 @dataclass
@@ -33,11 +50,18 @@ class Received:
 def test_what_is_written_is_read(job_id: UUID, dispatch_no: int) -> None:
     sent = replace(SENT, job_id=job_id, dispatch_no=dispatch_no)
     body = messages.body(sent)
-    headers = messages.properties(sent, CONTEXT).headers
+    properties = messages.properties(sent, CONTEXT)
+    headers = read(properties).headers
     assert orjson.loads(body) == {"job_id": str(job_id), "dispatch_no": dispatch_no}
     assert len(body) < BODY_BYTES_MAX / 2
     assert headers == {"traceparent": CONTEXT.traceparent, "tracestate": "a=b"}
-    assert decode(Received(body, dict(headers))) == Delivered(job_id, dispatch_no, CONTEXT)
+    found = Delivered(job_id, dispatch_no, CONTEXT)
+    assert decode(Received(body, dict(headers))) == found
+    assert decode_written(properties + MESSAGE_ID, body) is None  # for its tracestate
+    plain = messages.properties(sent, CONTEXT._replace(tracestate=""))
+    assert decode_written(plain + MESSAGE_ID, body) == replace(
+        found, context=CONTEXT._replace(tracestate="")
+    )
 
 
 @pytest.mark.parametrize("reason", ["x" * 20_000, {"k": "x" * 20_000}, None])
@@ -96,7 +120,7 @@ def test_properties_that_cannot_be_read_make_a_message_malformed(properties: byt
 
 def test_priority_is_always_set_even_to_nothing() -> None:
     """A message without one is the lowest on a classic queue, whatever was meant."""
-    assert messages.properties(dispatch(priority=0), CONTEXT).priority == 0
+    assert read(messages.properties(dispatch(priority=0), CONTEXT)).priority == 0
 
 
 @pytest.mark.parametrize(
@@ -126,6 +150,27 @@ def test_what_is_not_ours_is_refused_with_the_reason(body: bytes, reason: str) -
     outcome = decode(Received(body))
     assert isinstance(outcome, Malformed)
     assert reason in outcome.reason
+
+
+PLAIN = messages.properties(SENT, CONTEXT._replace(tracestate=""))
+WHOLE = PLAIN + MESSAGE_ID
+
+
+@given(where=st.integers(0, len(WHOLE) - 1), what=st.integers(0, 255))
+def test_properties_of_others_are_left_to_pamqp_or_mean_the_same(where: int, what: int) -> None:
+    """The short cut is for what is ours, to the byte; it must never read what is not there."""
+    changed = WHOLE[:where] + bytes([what]) + WHOLE[where + 1 :]
+    found = decode_written(changed, messages.body(SENT))
+    if found is not None:
+        header = ContentHeader()
+        header.unmarshal(struct.pack("!HHQ", 60, 0, 4) + changed)
+        headers = dict(header.properties.headers or {})
+        assert decode(Received(messages.body(SENT), headers)) == found
+
+
+@pytest.mark.parametrize("cut", [1, 10, 40, len(WHOLE)])
+def test_cut_properties_are_left_to_pamqp(cut: int) -> None:
+    assert decode_written(WHOLE[:-cut] if cut > 18 else WHOLE[cut:], messages.body(SENT)) is None
 
 
 @given(st.binary(max_size=300))

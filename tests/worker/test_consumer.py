@@ -11,7 +11,7 @@ import aio_pika
 import pytest
 from pydantic import SecretStr
 
-from headway_core import messages
+from headway_core import messages, trace_context
 from headway_core.job import Dispatch
 from headway_core.topology import JOBS_EXCHANGE, dead_queue, declare, job_queue
 from headway_worker.consumer import Consumer
@@ -31,14 +31,27 @@ class Broker:
     async def publish(
         self, count: int = 1, *, queue: str = "default", priority: int = 4
     ) -> list[UUID]:
-        """Publish dispatches, and wait until the broker has them."""
+        """Publish dispatches as the relay does, and wait until the broker has them."""
         exchange = await self.channel.get_exchange(JOBS_EXCHANGE)
         ids = [uuid4() for _ in range(count)]
         for job_id in ids:
             dispatch = Dispatch(0, job_id, 1, queue, priority, False, "noop", "", "")
-            message = aio_pika.Message(messages.body(dispatch), priority=priority)
+            message = aio_pika.Message(
+                messages.body(dispatch),
+                content_type=messages.CONTENT_TYPE,
+                headers={"traceparent": trace_context.new(sampled=False).traceparent},
+                delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                priority=priority,
+                message_id="0-1",
+            )
             await exchange.publish(message, routing_key=queue)
         return ids
+
+    async def publish_bare(self, body: bytes) -> None:
+        """Publish bytes without properties."""
+        await self.channel.default_exchange.publish(
+            aio_pika.Message(body), routing_key=job_queue("default")
+        )
 
     async def ready(self, queue: str = "default", *, dead: bool = False) -> int:
         """Messages that are in nobody's hand."""
@@ -158,6 +171,32 @@ async def test_a_rejected_delivery_is_dead_lettered_by_the_broker(
     assert message.headers["x-death"][0]["reason"] == "rejected"
 
 
+async def test_no_message_overtakes_one_that_is_written_otherwise(
+    amqp_url: str, broker: Broker
+) -> None:
+    """Ours come by a shorter way than others; acks rely on the broker's order of both."""
+    desk = Desk()
+    expected: list[UUID] = []
+    for _ in range(10):
+        expected += await broker.publish(3, priority=0)
+        job_id = uuid4()
+        expected.append(job_id)
+        await broker.publish_bare(b'{ "job_id": "%s", "dispatch_no": 1 }' % str(job_id).encode())
+        expected += await broker.publish(1, priority=0)
+        await broker.publish_bare(b"junk")
+    async with consuming(amqp_url, desk, slots=100):
+        await eventually(lambda: len(desk.held) == len(expected))
+        assert desk.seen == expected
+        while desk.held:
+            desk.ack()
+        await eventually(lambda: not desk.consumer._holdings.acks.pending)
+        (more,) = await broker.publish()
+        await eventually(lambda: desk.seen[-1] == more)
+        desk.ack()
+    await eventually(lambda: broker_has(broker, 0))
+    await eventually(lambda: broker_has_dead(broker, 10))
+
+
 async def test_a_malformed_message_is_dead_lettered_and_holds_nobody_up(
     amqp_url: str, broker: Broker
 ) -> None:
@@ -165,9 +204,7 @@ async def test_a_malformed_message_is_dead_lettered_and_holds_nobody_up(
     bodies = [b"", b"\xff\xfe", b"{}", b'{"job_id":"x","dispatch_no":1}', b"x" * 100_000]
     async with consuming(amqp_url, desk, slots=1):
         for body in bodies:
-            await broker.channel.default_exchange.publish(
-                aio_pika.Message(body), routing_key=job_queue("default")
-            )
+            await broker.publish_bare(body)
         (sound,) = await broker.publish(1)
         await eventually(lambda: desk.seen == [sound])
         await eventually(lambda: broker_has_dead(broker, len(bodies)))

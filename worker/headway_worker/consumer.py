@@ -7,29 +7,27 @@ follow the demand.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from itertools import count
-from typing import Any, Final, Never
+from typing import Final, Never
 
 import structlog
-from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel as Channel
-from aiormq.abc import DeliveredMessage
 from pydantic import SecretStr
 
-from headway_core.broker import Session, open_channel
+from headway_core.broker import BrokerConnection, Session, open_channel
 from headway_core.broker_border import broker_border
 from headway_core.errors import BrokerUnavailable, TopologyMismatch
 from headway_core.failpoints import failpoint
-from headway_core.messages import Malformed
 from headway_core.topology import Topology, job_queue
 from headway_worker.acks import Ack, AckLedger, Reject
 from headway_worker.balance import balance
 from headway_worker.credit import CreditLedger
-from headway_worker.deliveries import Delivery, read_delivery
+from headway_worker.deliveries import Delivery
 from headway_worker.holdings import Holdings
+from headway_worker.inlet import Inlet
 from headway_worker.pauses import Pauses, Reason
 
 COALESCE_SECONDS: Final = 0.005
@@ -141,7 +139,7 @@ class Consumer:
         if self._credit.uncovered:
             self._wake.set()
 
-    async def _use(self, connection: AbstractConnection) -> None:
+    async def _use(self, connection: BrokerConnection) -> None:
         topology = Topology(connection)
         while True:
             await self._pauses.wait_open()
@@ -153,11 +151,13 @@ class Consumer:
                 raise
             await self._serve(connection, topology)
 
-    async def _serve(self, connection: AbstractConnection, topology: Topology) -> None:
+    async def _serve(self, connection: BrokerConnection, topology: Topology) -> None:
         """Consume on one channel until we close it. BrokerUnavailable: the broker did."""
         opened, closed = await open_channel(connection, confirms=False)
         channel = await opened.get_underlay_channel()
         acks = self._holdings.acks
+        inlet = Inlet(self._holdings, intake=self._intake, refused=self._acks_wanted.set)
+        connection.directs[channel.number] = inlet.direct
 
         async def watch() -> None:
             raise BrokerUnavailable(f"the consuming channel closed: {await closed}")
@@ -181,11 +181,12 @@ class Consumer:
                         idle=lambda: self._pauses.quiet,
                     )
                     side_tasks.append(group.create_task(balancing))
-                await self._deal_until_closed(channel)
+                await self._deal_until_closed(channel, inlet)
                 for task in side_tasks:
                     task.cancel()
             await self._write(channel, acks)
         finally:
+            del connection.directs[channel.number]
             self.consuming.clear()
             self._pauses.close_wanted = False
             self._holdings.channel_lost()
@@ -193,23 +194,23 @@ class Consumer:
             with suppress(BrokerUnavailable), broker_border("close the consuming channel"):
                 await opened.close()
 
-    async def _deal_until_closed(self, channel: Channel) -> None:
+    async def _deal_until_closed(self, channel: Channel, inlet: Inlet) -> None:
         """Adjust the consumers to the ledger, whenever a slot without a consumer is freed."""
         look_seconds = min(self._handoff_seconds / LOOKS_PER_HANDOFF, LOOK_SECONDS_MAX)
         while not self._pauses.close_wanted:
             self._wake.clear()
-            await self._hand_off(channel)
-            await self._deal(channel)
+            await self._hand_off(channel, inlet)
+            await self._deal(channel, inlet)
             await self._tell()
             with suppress(TimeoutError):  # then it is time to look for old deliveries
                 async with asyncio.timeout(look_seconds):
                     await self._wake.wait()
                 await asyncio.sleep(COALESCE_SECONDS)
 
-    async def _deal(self, channel: Channel) -> None:
+    async def _deal(self, channel: Channel, inlet: Inlet) -> None:
         quiet = self._pauses.quiet
         for tag in list(self._credit.consumers) if quiet else self._credit.to_cancel():
-            await self._cancel(channel, tag)
+            await self._cancel(channel, inlet, tag)
         if self._pauses.quiet:
             return
         for queue, credit in self._credit.to_open():
@@ -219,19 +220,20 @@ class Consumer:
             with broker_border(f"consume {queue}"):
                 await channel.basic_qos(prefetch_count=credit)
                 await channel.basic_consume(
-                    job_queue(queue), self._receiver(tag, queue), consumer_tag=tag
+                    job_queue(queue), inlet.receiver(tag, queue), consumer_tag=tag
                 )
         if not self._credit.uncovered:
             self.consuming.set()
 
-    async def _cancel(self, channel: Channel, tag: str) -> None:
+    async def _cancel(self, channel: Channel, inlet: Inlet, tag: str) -> None:
         # Never nowait: aiormq would drop what is still being delivered. And no timeout: aiormq
         # closes the channel of a cancelled call.
         with broker_border("cancel a consumer"):
             await channel.basic_cancel(tag)
+        inlet.forget(tag)
         self._credit.closed(tag)
 
-    async def _hand_off(self, channel: Channel) -> None:
+    async def _hand_off(self, channel: Channel, inlet: Inlet) -> None:
         """Ack old deliveries while their jobs run on, so that no consumer_timeout strikes.
 
         The claim's commit and the lease make these jobs recoverable. Their slots stay taken.
@@ -243,36 +245,12 @@ class Consumer:
         # Cancelled first: an ack returns credit to a live consumer, which would take one more
         # delivery than there are slots.
         for tag in {delivery.consumer_tag for delivery in due} & self._credit.consumers.keys():
-            await self._cancel(channel, tag)
+            await self._cancel(channel, inlet, tag)
         await failpoint("before_handoff_ack")
         for delivery in due:
             self._holdings.hand_off(delivery)
             log.debug("delivery_handed_off", job_id=str(delivery.job_id))
         self._acks_wanted.set()
-
-    def _receiver(
-        self, consumer_tag: str, queue: str
-    ) -> Callable[[DeliveredMessage], Coroutine[Any, Any, None]]:
-        """What aiormq calls for each delivery, in a task that a closing channel cancels: so it
-        only hands over.
-        """
-        acks = self._holdings.acks
-
-        async def receive(message: DeliveredMessage) -> None:
-            tag = message.delivery_tag
-            if acks is not self._holdings.acks or tag is None:
-                return  # of a channel that is given up
-            match read_delivery(message, tag=tag, consumer_tag=consumer_tag, queue=queue):
-                case Malformed(reason, movable):
-                    # Rejected if it can be: an operator finds it in the dead queue, with x-death.
-                    log.error("message_malformed", queue=queue, reason=reason, dropped=not movable)
-                    self._holdings.refuse(tag, consumer_tag, queue, rejected=movable)
-                    self._acks_wanted.set()
-                case delivery:
-                    self._holdings.take(delivery)
-                    self._intake(delivery)
-
-        return receive
 
     async def _write_acks(self, channel: Channel, acks: AckLedger) -> None:
         while True:

@@ -8,7 +8,7 @@ from uuid import UUID
 from aio_pika.abc import HeadersType
 from aiormq.abc import DeliveredMessage
 
-from headway_core.messages import Malformed, decode
+from headway_core.messages import Delivered, Malformed, decode, decode_written
 from headway_core.trace_context import TraceContext
 
 
@@ -63,6 +63,20 @@ def read_delivery(
     found = decode(Incoming(message.body, message.header.properties.headers or {}))
     if isinstance(found, Malformed):
         return found
+    return _delivery(found, tag=tag, consumer_tag=consumer_tag, queue=queue)
+
+
+def read_written(
+    properties: bytes, body: bytes, *, tag: int, consumer_tag: str, queue: str
+) -> Delivery | None:
+    """Read what the broker delivered, if it is just as we write it."""
+    found = decode_written(properties, body)
+    if found is None:
+        return None
+    return _delivery(found, tag=tag, consumer_tag=consumer_tag, queue=queue)
+
+
+def _delivery(found: Delivered, *, tag: int, consumer_tag: str, queue: str) -> Delivery:
     return Delivery(
         job_id=found.job_id,
         dispatch_no=found.dispatch_no,

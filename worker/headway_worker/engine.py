@@ -45,6 +45,11 @@ LULL: Final = timedelta(milliseconds=3)
 """With more slots than LINGER_SLOTS, shared commits fill better if they wait so long under load: a
 write to a socket costs as much as the handling of a job.
 """
+SHARES: Final = 3
+SHARE_MIN: Final = 32
+"""At most one of SHARES of all slots shares a commit, so that jobs are at the broker, in Postgres
+and in Python at the same time: all in step, each of the three would wait for the others.
+"""
 STEP_THREADS_MORE: Final = 8
 """Threads for steps and for user code's own `asyncio.to_thread`, beyond one a slot."""
 STOPPING_SECONDS_MAX: Final = 2.0
@@ -171,6 +176,7 @@ class Engine:
         worker_id, database = self._post.worker_id, self._database
         types = frozenset(jobs.handlers)
         slots = self._post.slots
+        batch_max = max(slots // SHARES, SHARE_MIN)
         linger = min(LINGER_PER_SLOT * slots, LINGER_MAX) if slots > LINGER_SLOTS else timedelta(0)
         execution = Execution(
             jobs=jobs,
@@ -190,12 +196,14 @@ class Engine:
             database=database,
             claims=GroupCommit(
                 lambda items: claims.claim(database, items, worker_id=worker_id, types=types),
+                batch_max=batch_max,
                 linger=linger,
                 lull=LULL,
                 key=lambda item: item.job_id,
             ),
             settles=GroupCommit(
                 lambda items: store.settle(database, items, worker_id=worker_id),
+                batch_max=batch_max,
                 linger=linger,
                 lull=LULL,
                 key=lambda item: item.job_id,
