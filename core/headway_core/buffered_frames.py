@@ -31,8 +31,8 @@ from headway_core.amqp_frames import (
 )
 
 READ_BYTES: Final = 65_536
-DIRECT_BODY_BYTES_MAX: Final = 512
-"""Larger deliveries are left to aiormq: they may be of several frames."""
+DIRECT_BODY_BYTES_MAX: Final = 16_384
+"""Larger deliveries are left to aiormq, and those of several frames."""
 
 Direct = Callable[[bytes, int, bytes, bytes], bool]
 """Takes a delivery: consumer tag, delivery tag, flags and values of its properties, body. What it

@@ -16,7 +16,7 @@ from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 from pydantic import SecretStr
 
-from headway_core.broker import Session, open_channel
+from headway_core.broker import BrokerConnection, Session, open_channel
 from headway_core.broker_border import broker_border
 from headway_core.errors import BrokerUnavailable
 from headway_core.hint_codec import (
@@ -157,15 +157,22 @@ class HintListener:
         """Keep a connection and pass on what comes over it."""
         await self._session.run()
 
-    async def _use(self, connection: AbstractConnection) -> None:
-        # aiormq runs callbacks as tasks that it cancels with the channel: they hand over, no more.
+    async def _use(self, connection: BrokerConnection) -> None:
         unread: asyncio.Queue[bytes | None] = asyncio.Queue()
 
-        async def receive(message: DeliveredMessage) -> None:
+        def hear(body: bytes) -> None:
             if unread.qsize() >= UNREAD_MAX:
                 unread.get_nowait()
                 self._metrics.hint_lost(HintLoss.DROPPED)
-            unread.put_nowait(message.body)
+            unread.put_nowait(body)
+
+        def direct(_consumer: bytes, _tag: int, _properties: bytes, body: bytes) -> bool:
+            hear(body)
+            return True
+
+        async def receive(message: DeliveredMessage) -> None:
+            # aiormq runs it as a task that it cancels with the channel: it hands over, no more.
+            hear(message.body)
 
         def stop(_frame: Basic.Cancel | None = None) -> None:
             unread.put_nowait(None)
@@ -176,6 +183,7 @@ class HintListener:
         with broker_border("consume hints"):
             underlay = await channel.get_underlay_channel()
             underlay.on_consumer_cancel_callbacks.add(stop)
+            connection.directs[underlay.number] = direct
             await underlay.basic_consume(queue.name, receive, no_ack=True)
         self._subscribed = True
         try:

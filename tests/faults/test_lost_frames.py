@@ -188,13 +188,16 @@ async def test_progress_of_a_worker_with_a_slow_clock_is_shown(
     call = served.stub.WatchJob(WatchJobRequest(job_id=str(job_id)))
     now = datetime.now(UTC)
     shown: list[float] = []
+    watched = asyncio.Event()
 
     async def read() -> None:
         async for response in call:
+            watched.set()
             if response.HasField("progress"):
-                shown.append(response.progress.done)  # noqa: PERF401 - likewise
+                shown.append(response.progress.done)
 
     reading = asyncio.create_task(read())
+    await watched.wait()  # progress that the snapshot shows is not shown again
     first = await worker.claim(job_id)
     await worker.save_progress(first, _progress(1, now + timedelta(minutes=10)))
     await until(lambda: shown == [1], "progress of the first run")

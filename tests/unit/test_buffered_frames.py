@@ -71,13 +71,12 @@ async def test_frames_are_found_however_they_are_cut(size: int) -> None:
     assert (ack.delivery_tag, ack.multiple) == (9, True)
 
 
-def delivery(tag: int, body: bytes, *, channel: int = 1) -> bytes:
+def delivery(tag: int, *bodies: bytes, channel: int = 1) -> bytes:
     frames: list[pamqp.frame.FrameTypes] = [
         Basic.Deliver("consumer", tag, exchange="exchange", routing_key="route"),
-        ContentHeader(body_size=len(body), properties=Basic.Properties(priority=3)),
+        ContentHeader(body_size=sum(map(len, bodies)), properties=Basic.Properties(priority=3)),
     ]
-    if body:
-        frames.append(ContentBody(body))
+    frames += map(ContentBody, bodies)
     return b"".join(pamqp.frame.marshal(frame, channel) for frame in frames)
 
 
@@ -87,11 +86,12 @@ DELIVERIES = b"".join(
         delivery(1, b"first"),
         pamqp.frame.marshal(Basic.Ack(9), 1),
         delivery(2, b"of a channel that nobody registered for", channel=2),
-        delivery(3, b""),
+        delivery(3),
         delivery(4, b"x" * (DIRECT_BODY_BYTES_MAX + 1)),
         delivery(5, b"refused"),
         delivery(6, b"x" * DIRECT_BODY_BYTES_MAX),
-        delivery(7, b"last"),
+        delivery(7, b"in two", b"frames"),
+        delivery(8, b"last"),
     ]
 )
 
@@ -116,16 +116,17 @@ async def test_small_deliveries_go_past_aiormq_to_who_registered(size: int) -> N
     assert taken == [
         (b"consumer", 1, PRIORITY_3, 5),
         (b"consumer", 6, PRIORITY_3, DIRECT_BODY_BYTES_MAX),
-        (b"consumer", 7, PRIORITY_3, 4),
+        (b"consumer", 8, PRIORITY_3, 4),
     ]
     for_aiormq = [frame for _, _, frame in found if not isinstance(frame, Heartbeat)]
     tags = [frame.delivery_tag for frame in for_aiormq if isinstance(frame, Basic.Deliver)]
-    assert tags == [2, 3, 4, 5]
+    assert tags == [2, 3, 4, 5, 7]
     assert [frame.name for frame in for_aiormq] == [
         "Basic.Ack",
         *["Basic.Deliver", "ContentHeader", "ContentBody"],
         *["Basic.Deliver", "ContentHeader"],
-        *["Basic.Deliver", "ContentHeader", "ContentBody"] * 2,
+        *["Basic.Deliver", "ContentHeader", "ContentBody"] * 3,
+        "ContentBody",
     ]
 
 
