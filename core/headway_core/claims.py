@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -21,8 +21,7 @@ from headway_core.states import Isolation, JobState
 SQL: Final = load("claims")
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimRequest:
+class ClaimRequest(NamedTuple):
     """A delivery's wish to run its job. `claim_id` is fixed before the first try."""
 
     job_id: UUID
@@ -30,8 +29,7 @@ class ClaimRequest:
     dispatch_no: int
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A run that is ours."""
 
     job_id: UUID

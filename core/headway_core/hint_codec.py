@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Final, assert_never
+from typing import ClassVar, Final, NamedTuple, assert_never
 from uuid import UUID
 
 import orjson
@@ -13,8 +13,7 @@ MESSAGE_BYTES_MAX: Final = 1_048_576
 """More than HINTS_PER_MESSAGE of the longest hints; what is larger is none of ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventHint:
+class EventHint(NamedTuple):
     """The job has an event of this sequence. `done`: it has ended."""
 
     job_id: UUID

@@ -1,9 +1,13 @@
-"""A job and its parts, as values."""
+"""A job and its parts, as values.
+
+What is made for each job is a NamedTuple: a frozen dataclass takes four times as long.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, Self
+from types import MappingProxyType
+from typing import Final, NamedTuple, Self
 from uuid import UUID
 
 import orjson
@@ -16,6 +20,7 @@ DEFAULT_QUEUE: Final = "default"
 QUEUES_MAX: Final = 256
 CRASHES_MAX: Final = 3
 """Runs that may end with the death of their process before the job is DEAD."""
+NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +98,7 @@ class Progress:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A job as it stands, or as it stood at an event."""
 
     id: UUID
@@ -131,8 +135,7 @@ class Job:
         return self.traceparent[3:35]
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):
     """A job to be stored, all fixed before the first try, so that a rerun stores the same."""
 
     id: UUID
@@ -148,11 +151,10 @@ class Submission:
     run_time: datetime | None = None
     retry_policy: RetryPolicy = RetryPolicy()
     timeout: timedelta | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = NO_LABELS
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(NamedTuple):
     """A message to be published: one outbox row."""
 
     outbox_id: int

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 import orjson
 from aio_pika import DeliveryMode
 
 from headway_core import trace_context
+from headway_core.ids import read_id
 from headway_core.job import Dispatch
 from headway_core.lenient_frames import DEATHS, UNREADABLE
 from headway_core.trace_context import TraceContext
@@ -39,8 +40,7 @@ _WRITTEN_PROPERTIES: Final = re.compile(
 _NO_DISPATCH_NO: Final = f"dispatch_no is not a whole number from 1 to {DISPATCH_NO_MAX}"
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(NamedTuple):
     """A message of ours, read."""
 
     job_id: UUID
@@ -97,7 +97,7 @@ def decode_written(properties: bytes, body: bytes) -> Delivered | None:
     written = _WRITTEN.fullmatch(body)
     if headed is None or written is None or (dispatch_no := int(written[2])) > DISPATCH_NO_MAX:
         return None
-    return Delivered(UUID(written[1].decode()), dispatch_no, TraceContext(headed[1].decode()))
+    return Delivered(read_id(written[1].decode()), dispatch_no, TraceContext(headed[1].decode()))
 
 
 def decode(message: Incoming) -> Delivered | Malformed:
@@ -122,7 +122,7 @@ def decode(message: Incoming) -> Delivered | Malformed:
         return Malformed(_NO_DISPATCH_NO)
     headers = message.headers
     context = trace_context.read(headers.get("traceparent"), headers.get("tracestate", ""))
-    return Delivered(UUID(job_id), dispatch_no, context)
+    return Delivered(read_id(job_id), dispatch_no, context)
 
 
 def _are_deaths(value: object) -> bool:

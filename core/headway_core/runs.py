@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from headway_core import rows
@@ -19,8 +19,7 @@ from headway_core.states import Isolation, JobState
 SQL: Final = load("runs")
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(NamedTuple):
     """The end of a run, fixed before it is first written."""
 
     job_id: UUID

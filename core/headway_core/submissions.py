@@ -1,9 +1,8 @@
 """Submit jobs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -30,8 +29,7 @@ _RETRY_AFTER_MAX: Final = timedelta(seconds=60)
 _PASSES_MAX: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(NamedTuple):
     """An accepted submission."""
 
     job: Job

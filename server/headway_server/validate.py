@@ -10,8 +10,6 @@ from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
-
 from headway.v1 import (
     BatchSubmitJobsRequest,
     CancelJobRequest,
@@ -25,6 +23,7 @@ from headway.v1 import (
     WatchJobRequest,
 )
 from headway_core import dead_letters, job
+from headway_core.ids import new_job_id
 from headway_core.jobs import JobFilter
 from headway_core.telemetry import TraceContext
 from headway_server import bounds
@@ -214,7 +213,7 @@ def _submission(
         violations.number("priority", request.priority, bounds.PRIORITY)
     due = request.WhichOneof("due")
     return job.Submission(
-        id=uuid7(),
+        id=new_job_id(),
         type=violations.text("type", request.type, bounds.TYPE) or "",
         queue=violations.text("queue", request.queue, bounds.QUEUE),
         payload=violations.payload(request.payload) if request.HasField("payload") else None,

@@ -1,7 +1,7 @@
 """A message says which job and which dispatch; whatever else is no message of ours."""
 
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 import orjson
@@ -48,7 +48,7 @@ class Received:
 
 @given(job_id=st.uuids(), dispatch_no=st.integers(1, DISPATCH_NO_MAX))
 def test_what_is_written_is_read(job_id: UUID, dispatch_no: int) -> None:
-    sent = replace(SENT, job_id=job_id, dispatch_no=dispatch_no)
+    sent = SENT._replace(job_id=job_id, dispatch_no=dispatch_no)
     body = messages.body(sent)
     properties = messages.properties(sent, CONTEXT)
     headers = read(properties).headers
@@ -59,8 +59,8 @@ def test_what_is_written_is_read(job_id: UUID, dispatch_no: int) -> None:
     assert decode(Received(body, dict(headers))) == found
     assert decode_written(properties + MESSAGE_ID, body) is None  # for its tracestate
     plain = messages.properties(sent, CONTEXT._replace(tracestate=""))
-    assert decode_written(plain + MESSAGE_ID, body) == replace(
-        found, context=CONTEXT._replace(tracestate="")
+    assert decode_written(plain + MESSAGE_ID, body) == found._replace(
+        context=CONTEXT._replace(tracestate="")
     )
 
 

@@ -1,10 +1,10 @@
 """What the processes of a worker say to each other arrives as it was said."""
 
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 import pytest
 
+from headway_core import ids
 from headway_core.content import Content, ContentKind
 from headway_core.errors import Defect
 from headway_core.job import JobError, Progress, RetryPolicy
@@ -13,7 +13,7 @@ from headway_core.outcomes import Failed, Snoozed, Succeeded
 from headway_worker import child_messages, control
 from headway_worker.executor_options import Options
 
-JOB = UUID("01935c7e-0000-7000-8000-000000000001")
+JOB = ids.read_id("01935c7e-0000-7000-8000-000000000001")
 CONTENT = Content(ContentKind.DATA, b"\x00\xff" * 1_000, "image/png")
 
 

@@ -111,7 +111,7 @@ def encode(message: Message) -> bytes:
     if content is not None:
         header["content"] = [content.kind, content.content_type]
         body = content.data
-    text = orjson.dumps(header, default=str)  # asyncpg has a UUID of its own
+    text = orjson.dumps(header, default=str)  # asyncpg's UUID is unknown to orjson
     return LENGTHS.pack(len(text), len(body)) + text + body
 
 

@@ -112,7 +112,8 @@ def encode(message: ToExecutor | ToSupervisor) -> bytes:
             fields = {"loop_seen": loop_seen, "store_seen": store_seen, "blocker": blocker}
         case Stuck(reason, timed_out):
             fields = {"reason": reason, "timed_out": list(timed_out.items())}
-    return orjson.dumps({"kind": type(message).__name__, **fields}) + b"\n"
+    # asyncpg has a UUID of its own, which orjson does not know.
+    return orjson.dumps({"kind": type(message).__name__, **fields}, default=str) + b"\n"
 
 
 def decode(line: bytes) -> ToExecutor | ToSupervisor:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from headway_core.claims import Claim
+from headway_core.ids import new_claim_id
 from headway_worker.endings import Ending, Stop
 from headway_worker.progress import ProgressMeter
 
@@ -17,7 +18,7 @@ class Run:
     """One run, held from before its claim is sent until its settle's outcome is known."""
 
     job_id: UUID
-    claim_id: UUID = field(default_factory=uuid4)
+    claim_id: UUID = field(default_factory=new_claim_id)
     claim: Claim | None = None
     meter: ProgressMeter = field(default_factory=ProgressMeter)
     progress_noted: bool = False
