@@ -14,6 +14,7 @@ import uvloop
 
 from headway_core import logs
 from headway_core.errors import HeadwayError, SettingsInvalid, StoreUnavailable
+from headway_core.garbage import look_seldom
 from headway_core.metrics import Metrics
 from headway_core.settings import Address, load, unknown_names
 from headway_core.telemetry import Telemetry
@@ -81,6 +82,7 @@ async def _serve(settings: ServerSettings, *, child: bool) -> None:
         async with running(
             settings, telemetry=telemetry, metrics=metrics, reuse_port=child
         ) as server:
+            look_seldom()
             _say_ready(server.address)
             await signals.stopping.wait()
             log.info("draining", seconds=settings.drain.total_seconds())

@@ -16,6 +16,7 @@ import structlog
 
 from headway_core import logs
 from headway_core.database import Database
+from headway_core.garbage import look_seldom
 from headway_core.metrics import Metrics
 from headway_core.settings import Address, load
 from headway_core.telemetry import Telemetry
@@ -109,6 +110,7 @@ async def execute(
         group.create_task(report_ready())
         link.listen(loop, receive)
         watchdog.start()
+        look_seldom()
         link.send(Hello(registrations(jobs)))
         running = group.create_task(engine.run())
         await engine.drained.wait()
