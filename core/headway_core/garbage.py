@@ -3,11 +3,11 @@
 import gc
 from typing import Final
 
-YOUNG_MAX: Final = 10_000
+YOUNG_MAX: Final = 5_000
 """Objects that may be new before they are looked through. By default 700 are, which a few dozen
 calls or runs under way have together: all of them are looked at again and again, and found alive.
 """
-YOUNG_ROUNDS, MIDDLE_ROUNDS = 20, 20
+YOUNG_ROUNDS, MIDDLE_ROUNDS = 10, 10
 
 
 def look_seldom() -> None:
