@@ -21,7 +21,7 @@ from headway_core.broker import BrokerConnection, Session, open_channel
 from headway_core.broker_border import broker_border
 from headway_core.errors import BrokerUnavailable, TopologyMismatch
 from headway_core.failpoints import failpoint
-from headway_core.topology import Topology, job_queue
+from headway_core.topology import Topology
 from headway_worker.acks import Ack, AckLedger, Reject
 from headway_worker.balance import balance
 from headway_worker.credit import CreditLedger
@@ -156,7 +156,7 @@ class Consumer:
         opened, closed = await open_channel(connection, confirms=False)
         channel = await opened.get_underlay_channel()
         acks = self._holdings.acks
-        inlet = Inlet(self._holdings, intake=self._intake, refused=self._acks_wanted.set)
+        inlet = Inlet(channel, self._holdings, intake=self._intake, refused=self._acks_wanted.set)
         connection.directs[channel.number] = inlet.direct
 
         async def watch() -> None:
@@ -181,7 +181,7 @@ class Consumer:
                         idle=lambda: self._pauses.quiet,
                     )
                     side_tasks.append(group.create_task(balancing))
-                await self._deal_until_closed(channel, inlet)
+                await self._deal_until_closed(inlet)
                 for task in side_tasks:
                     task.cancel()
             await self._write(channel, acks)
@@ -194,46 +194,38 @@ class Consumer:
             with suppress(BrokerUnavailable), broker_border("close the consuming channel"):
                 await opened.close()
 
-    async def _deal_until_closed(self, channel: Channel, inlet: Inlet) -> None:
+    async def _deal_until_closed(self, inlet: Inlet) -> None:
         """Adjust the consumers to the ledger, whenever a slot without a consumer is freed."""
         look_seconds = min(self._handoff_seconds / LOOKS_PER_HANDOFF, LOOK_SECONDS_MAX)
         while not self._pauses.close_wanted:
             self._wake.clear()
-            await self._hand_off(channel, inlet)
-            await self._deal(channel, inlet)
+            await self._hand_off(inlet)
+            await self._deal(inlet)
             await self._tell()
             with suppress(TimeoutError):  # then it is time to look for old deliveries
                 async with asyncio.timeout(look_seconds):
                     await self._wake.wait()
                 await asyncio.sleep(COALESCE_SECONDS)
 
-    async def _deal(self, channel: Channel, inlet: Inlet) -> None:
+    async def _deal(self, inlet: Inlet) -> None:
         quiet = self._pauses.quiet
         for tag in list(self._credit.consumers) if quiet else self._credit.to_cancel():
-            await self._cancel(channel, inlet, tag)
+            await self._cancel(inlet, tag)
         if self._pauses.quiet:
             return
         for queue, credit in self._credit.to_open():
             # A new tag each time: deliveries of an old one may still be under way.
             tag = f"headway-{next(self._numbers)}"
             self._credit.opened(tag, queue, credit)
-            with broker_border(f"consume {queue}"):
-                await channel.basic_qos(prefetch_count=credit)
-                await channel.basic_consume(
-                    job_queue(queue), inlet.receiver(tag, queue), consumer_tag=tag
-                )
+            await inlet.consume(tag, queue, credit)
         if not self._credit.uncovered:
             self.consuming.set()
 
-    async def _cancel(self, channel: Channel, inlet: Inlet, tag: str) -> None:
-        # Never nowait: aiormq would drop what is still being delivered. And no timeout: aiormq
-        # closes the channel of a cancelled call.
-        with broker_border("cancel a consumer"):
-            await channel.basic_cancel(tag)
-        inlet.forget(tag)
+    async def _cancel(self, inlet: Inlet, tag: str) -> None:
+        await inlet.cancel(tag)
         self._credit.closed(tag)
 
-    async def _hand_off(self, channel: Channel, inlet: Inlet) -> None:
+    async def _hand_off(self, inlet: Inlet) -> None:
         """Ack old deliveries while their jobs run on, so that no consumer_timeout strikes.
 
         The claim's commit and the lease make these jobs recoverable. Their slots stay taken.
@@ -245,7 +237,7 @@ class Consumer:
         # Cancelled first: an ack returns credit to a live consumer, which would take one more
         # delivery than there are slots.
         for tag in {delivery.consumer_tag for delivery in due} & self._credit.consumers.keys():
-            await self._cancel(channel, inlet, tag)
+            await self._cancel(inlet, tag)
         await failpoint("before_handoff_ack")
         for delivery in due:
             self._holdings.hand_off(delivery)

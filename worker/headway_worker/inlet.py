@@ -4,9 +4,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
+from aiormq.abc import AbstractChannel as Channel
 from aiormq.abc import DeliveredMessage
 
+from headway_core.broker_border import broker_border
 from headway_core.messages import Malformed
+from headway_core.topology import job_queue
 from headway_worker.deliveries import Delivery, read_delivery, read_written
 from headway_worker.holdings import Holdings
 
@@ -22,9 +25,15 @@ class Inlet:
     """
 
     def __init__(
-        self, holdings: Holdings, *, intake: Callable[[Delivery], None], refused: Callable[[], None]
+        self,
+        channel: Channel,
+        holdings: Holdings,
+        *,
+        intake: Callable[[Delivery], None],
+        refused: Callable[[], None],
     ) -> None:
         """`refused` is told when there is something to reject."""
+        self._channel = channel
         self._holdings = holdings
         self._acks = holdings.acks
         self._intake = intake
@@ -33,14 +42,51 @@ class Inlet:
         self._under_way = 0
         """Deliveries left to aiormq that have not come yet."""
 
-    def receiver(
+    async def consume(self, consumer_tag: str, queue: str, credit: int) -> None:
+        """Begin a consumer that takes `credit` deliveries at a time. Raises BrokerUnavailable."""
+        self._queues[consumer_tag.encode()] = queue
+        with broker_border(f"consume {queue}"):
+            await self._channel.basic_qos(prefetch_count=credit)
+            await self._channel.basic_consume(
+                job_queue(queue), self._receiver(consumer_tag, queue), consumer_tag=consumer_tag
+            )
+
+    async def cancel(self, consumer_tag: str) -> None:
+        """End a consumer: nothing of it comes any more. Raises BrokerUnavailable."""
+        # Never nowait: aiormq would drop what is still being delivered. And no timeout: aiormq
+        # closes the channel of a cancelled call.
+        with broker_border("cancel a consumer"):
+            await self._channel.basic_cancel(consumer_tag)
+        del self._queues[consumer_tag.encode()]
+
+    def direct(self, consumer_tag: bytes, tag: int, properties: bytes, body: bytes) -> bool:
+        """Take a delivery before aiormq does, if it is one of ours; see buffered_frames.Direct."""
+        queue = self._queues.get(consumer_tag)
+        if queue is None or self._given_up:
+            return False
+        if not self._under_way:
+            named = consumer_tag.decode()
+            delivery = read_written(properties, body, tag=tag, consumer_tag=named, queue=queue)
+            if delivery is not None:
+                self._take(delivery)
+                return True
+        self._under_way += 1
+        return False
+
+    @property
+    def _given_up(self) -> bool:
+        return self._acks is not self._holdings.acks
+
+    def _take(self, delivery: Delivery) -> None:
+        self._holdings.take(delivery)
+        self._intake(delivery)
+
+    def _receiver(
         self, consumer_tag: str, queue: str
     ) -> Callable[[DeliveredMessage], Coroutine[Any, Any, None]]:
-        """Expect deliveries of a consumer; return what aiormq shall call for each that it gets.
-
-        It does so in a task that a closing channel cancels: so that only hands over.
+        """What aiormq calls for each delivery that it gets, in a task that a closing channel
+        cancels: so it only hands over.
         """
-        self._queues[consumer_tag.encode()] = queue
 
         async def receive(message: DeliveredMessage) -> None:
             self._under_way -= 1
@@ -57,29 +103,3 @@ class Inlet:
                     self._take(delivery)
 
         return receive
-
-    def direct(self, consumer_tag: bytes, tag: int, properties: bytes, body: bytes) -> bool:
-        """Take a delivery before aiormq does, if it is one of ours; see buffered_frames.Direct."""
-        queue = self._queues.get(consumer_tag)
-        if queue is None or self._given_up:
-            return False
-        if not self._under_way:
-            named = consumer_tag.decode()
-            delivery = read_written(properties, body, tag=tag, consumer_tag=named, queue=queue)
-            if delivery is not None:
-                self._take(delivery)
-                return True
-        self._under_way += 1
-        return False
-
-    def forget(self, consumer_tag: str) -> None:
-        """Expect nothing of a consumer any more: the broker has confirmed its end."""
-        del self._queues[consumer_tag.encode()]
-
-    @property
-    def _given_up(self) -> bool:
-        return self._acks is not self._holdings.acks
-
-    def _take(self, delivery: Delivery) -> None:
-        self._holdings.take(delivery)
-        self._intake(delivery)
