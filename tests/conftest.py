@@ -8,6 +8,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,9 @@ from headway_dev.services import AMQP_VARIABLE, DATABASE_VARIABLE, Services, pri
 from tests.pools import DatabasePool, VhostPool
 
 Result = TypeVar("Result")
+
+# A shell that runs tests in the background has them ignore it, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 # One directory for each pytest process that runs at the same time; used again by later sessions.

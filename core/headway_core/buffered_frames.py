@@ -36,7 +36,8 @@ DIRECT_BODY_BYTES_MAX: Final = 16_384
 
 Direct = Callable[[bytes, int, bytes, bytes], bool]
 """Takes a delivery: consumer tag, delivery tag, flags and values of its properties, body. What it
-does not take goes to aiormq; what it raises ends the connection.
+does not take goes to aiormq, as do others that it is not asked for: without a body, or with a large
+one. What it raises ends the connection.
 """
 directs: ContextVar[dict[int, Direct]] = ContextVar("directs")
 """By number of the channel, for a connection that is made in this context."""
@@ -55,6 +56,7 @@ class BufferedFrames(FrameReceiver):
         self._read = b""
         self._at = 0
         self._directs = directs.get({})
+        directs.set({})  # aiormq's reader, and all that it starts, inherit this context
         self._passed_on = False
 
     async def get_frame(self) -> ReceivedFrame:

@@ -190,6 +190,7 @@ class HintListener:
             self._on_reconnect()
             while (body := await unread.get()) is not None:
                 self._pass_on(body)
+                await asyncio.sleep(0)  # hundreds of them may be unread
         finally:
             self._subscribed = False
         raise BrokerUnavailable("the queue for hints was taken away")

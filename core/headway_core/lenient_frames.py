@@ -17,7 +17,8 @@ UNREADABLE: Final = "x-headway-unreadable"
 """The header that stands for all properties of a message, its value being the reason."""
 DEATHS: Final = "x-death"
 """The header in which RabbitMQ tells why a message was moved to a dead queue, and from where."""
-_LIST_OF_DEATHS: Final = bytes([len(DEATHS)]) + DEATHS.encode() + b"A"
+_DEATHS: Final = bytes([len(DEATHS)]) + DEATHS.encode()
+_LIST_OF_DEATHS: Final = _DEATHS + b"A"
 
 _read_header = ContentHeader.unmarshal
 
@@ -32,6 +33,8 @@ def _unmarshal(self: ContentHeader, data: bytes) -> None:
     # Class, weight and size come first, and are set when the properties fail.
     try:
         _read_header(self, data)
+        if data.count(_DEATHS) > 1:  # of two, the broker takes the first and pamqp the last
+            raise ValueError
     except (ValueError, OverflowError, OSError, RecursionError, ArithmeticError) as error:
         headers: dict[str, Any] = {UNREADABLE: type(error).__name__}
         if _LIST_OF_DEATHS in data:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
@@ -129,13 +130,13 @@ def _are_deaths(value: object) -> bool:
     """Whether RabbitMQ can add a death to this header.
 
     To a list it does so as to one of its own (3.10: `rabbit_dead_letter:update_x_death_header`).
-    Over an entry that is no table, or a count that is no number, the queue's process ends with the
-    message still in it, again and again, until the queue stays down.
+    Over an entry that is no table, or a count that is no whole number, the queue's process ends
+    with the message still in it, again and again, until the queue stays down.
     """
     if not isinstance(value, list):
         return True  # replaced
     return all(
-        isinstance(death, dict) and isinstance(death.get("count"), int | float | None)
+        isinstance(death, dict) and type(death.get("count")) in {int, NoneType}  # no bool
         for death in value
     )
 

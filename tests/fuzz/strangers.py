@@ -83,6 +83,10 @@ DEADLY = {
     "a text": deaths(_text(b"rejected")),
     "a list": deaths(b"A" + long(_table(_REJECTED))),
     "one of them sound": deaths(_table(_REJECTED), b"V"),
+    "a count that is true": deaths(_table(_REJECTED | {b"count": b"t\x01"})),
+    "two lists of them": long(
+        deaths(b"I" + bytes(4))[4:] + deaths(_table(_REJECTED))[4:],
+    ),
     "a count in words": deaths(_table(_REJECTED | {b"count": _text(b"one")})),
     "a time beyond the calendar": deaths(b"T\x7f" + b"\xff" * 7),
 }

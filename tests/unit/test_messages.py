@@ -78,13 +78,15 @@ SOUND_DEATH = {"queue": "q", "reason": "rejected", "count": 1}
     ("deaths", "movable"),
     [
         ([], True),
-        ([SOUND_DEATH, {}, {"count": None}, {"count": 1.5}], True),
+        ([SOUND_DEATH, {}, {"count": None}], True),
         ("rejected", True),
         ({"queue": "q"}, True),
         ([SOUND_DEATH, "rejected"], False),
         ([None], False),
         ([[SOUND_DEATH]], False),
         ([SOUND_DEATH | {"count": "1"}], False),
+        ([SOUND_DEATH | {"count": True}], False),
+        ([SOUND_DEATH | {"count": 1.5}], False),
     ],
 )
 def test_what_the_broker_cannot_move_is_told(deaths: object, movable: bool) -> None:

@@ -183,18 +183,22 @@ async def test_no_message_overtakes_one_that_is_written_otherwise(
         expected.append(job_id)
         await broker.publish_bare(b'{ "job_id": "%s", "dispatch_no": 1 }' % str(job_id).encode())
         expected += await broker.publish(1, priority=0)
-        await broker.publish_bare(b"junk")
+        for junk in (b"junk", b"", b"x" * 20_000, b"x" * 200_000):
+            await broker.publish_bare(junk)
+            expected += await broker.publish(1, priority=0)
     async with consuming(amqp_url, desk, slots=100):
         await eventually(lambda: len(desk.held) == len(expected))
         assert desk.seen == expected
+        acks = desk.consumer._holdings.acks
         while desk.held:
             desk.ack()
         await eventually(lambda: not desk.consumer._holdings.acks.pending)
+        assert desk.consumer._holdings.acks is acks  # the channel is still the same
         (more,) = await broker.publish()
         await eventually(lambda: desk.seen[-1] == more)
         desk.ack()
     await eventually(lambda: broker_has(broker, 0))
-    await eventually(lambda: broker_has_dead(broker, 10))
+    await eventually(lambda: broker_has_dead(broker, 40))
 
 
 async def test_a_malformed_message_is_dead_lettered_and_holds_nobody_up(

@@ -21,13 +21,14 @@ class Reject:
 class AckLedger:
     """The deliveries of one channel that the broker waits to hear of.
 
-    A tag is outstanding from inside the consumer's callback until its own ack or reject is taken
-    out to be written. Tags come in rising order, so a multiple ack covers exactly the wanted ones
-    if it goes up to the highest wanted tag below which no other is outstanding.
+    A tag is outstanding from the moment that its delivery is taken until its own ack or reject is
+    taken out to be written. Tags come in rising order, so a multiple ack covers exactly the wanted
+    ones if it goes up to the highest wanted tag below which no other is outstanding.
     """
 
     def __init__(self) -> None:
         self._outstanding: dict[int, None] = {}  # in rising order
+        self._last = 0
         self._to_ack: set[int] = set()
         self._to_reject: set[int] = set()
         self._writing = False
@@ -42,6 +43,9 @@ class AckLedger:
 
     def delivered(self, tag: int) -> None:
         """A delivery came."""
+        if tag <= self._last:
+            raise AssertionError(f"delivery {tag} came after {self._last}")
+        self._last = tag
         self._outstanding[tag] = None
 
     def ack(self, tag: int) -> None:

@@ -20,8 +20,9 @@ class Inlet:
     """Hands deliveries to `intake`, and what is none to the dead queue.
 
     What is written just as our relay writes it comes directly from the connection's reader. The
-    rest comes by way of aiormq, some turns of the loop later; nothing overtakes it meanwhile, since
-    the acks count on rising tags.
+    rest comes by way of aiormq, some turns of the loop later. Nothing overtakes it meanwhile, since
+    the acks count on rising tags: a channel's deliveries are numbered from 1 on, and only the next
+    one is taken directly.
     """
 
     def __init__(
@@ -32,15 +33,15 @@ class Inlet:
         intake: Callable[[Delivery], None],
         refused: Callable[[], None],
     ) -> None:
-        """`refused` is told when there is something to reject."""
+        """`refused` is told when there is something to reject or to drop."""
         self._channel = channel
         self._holdings = holdings
         self._acks = holdings.acks
         self._intake = intake
         self._refused = refused
         self._queues: dict[bytes, str] = {}
-        self._under_way = 0
-        """Deliveries left to aiormq that have not come yet."""
+        self._last = 0
+        """The tag of the delivery that came last."""
 
     async def consume(self, consumer_tag: str, queue: str, credit: int) -> None:
         """Begin a consumer that takes `credit` deliveries at a time. Raises BrokerUnavailable."""
@@ -62,16 +63,19 @@ class Inlet:
     def direct(self, consumer_tag: bytes, tag: int, properties: bytes, body: bytes) -> bool:
         """Take a delivery before aiormq does, if it is one of ours; see buffered_frames.Direct."""
         queue = self._queues.get(consumer_tag)
-        if queue is None or self._given_up:
+        if queue is None or self._given_up or tag != self._last + 1:
             return False
-        if not self._under_way:
-            named = consumer_tag.decode()
-            delivery = read_written(properties, body, tag=tag, consumer_tag=named, queue=queue)
-            if delivery is not None:
-                self._take(delivery)
-                return True
-        self._under_way += 1
-        return False
+        named = consumer_tag.decode()
+        delivery = read_written(properties, body, tag=tag, consumer_tag=named, queue=queue)
+        if delivery is None:
+            return False
+        self._last = tag
+        try:
+            self._take(delivery)
+        except Exception:
+            log.exception("delivery_not_taken")  # aiormq ends the connection and does not say why
+            raise
+        return True
 
     @property
     def _given_up(self) -> bool:
@@ -89,10 +93,10 @@ class Inlet:
         """
 
         async def receive(message: DeliveredMessage) -> None:
-            self._under_way -= 1
             tag = message.delivery_tag
             if self._given_up or tag is None:
                 return
+            self._last = tag
             match read_delivery(message, tag=tag, consumer_tag=consumer_tag, queue=queue):
                 case Malformed(reason, movable):
                     # Rejected if it can be: an operator finds it in the dead queue, with x-death.
