@@ -13,8 +13,8 @@ YOUNG_ROUNDS, MIDDLE_ROUNDS = 10, 10
 def look_seldom() -> None:
     """Let what there is stand for good, and look for garbage less often.
 
-    It saves a busy process a tenth of its CPU time. To be called once, when a process that serves
-    has been built.
+    It saves a busy process some percent of its CPU time. To be called once, when a process that
+    serves has been built.
     """
     gc.collect()
     gc.freeze()
