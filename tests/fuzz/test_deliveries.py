@@ -114,28 +114,24 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("hostile", UNREADABLE.values(), ids=UNREADABLE)
-def test_properties_that_the_client_library_cannot_read_cost_no_connection(
-    live: Live, hostile: bytes
-) -> None:
-    """Pamqp raises and aiormq gives up the connection: the broker would deliver it for ever."""
-    with RawPublisher(live.amqp_url) as publisher:
-        before = publisher.count(DEAD)
-        publisher.publish(b"junk", routing_key=WORK.encode(), properties=hostile)
-        live.until(lambda: publisher.count(DEAD) == before + 1)
-    live.run_good_job()
-
-
 def with_headers(table: bytes) -> bytes:
     """The properties of a message that outlives the queue's process."""
     return struct.pack("!H", HEADERS | DELIVERY_MODE) + table + b"\2"
 
 
-@pytest.mark.parametrize("deaths", SOUND_DEATHS.values(), ids=SOUND_DEATHS)
-def test_messages_that_have_died_before_end_in_the_dead_queue(live: Live, deaths: bytes) -> None:
+DIED_BEFORE = {name: with_headers(deaths) for name, deaths in SOUND_DEATHS.items()}
+
+
+@pytest.mark.parametrize(
+    "hostile", (UNREADABLE | DIED_BEFORE).values(), ids=UNREADABLE | DIED_BEFORE
+)
+def test_odd_properties_cost_no_connection_and_end_in_the_dead_queue(
+    live: Live, hostile: bytes
+) -> None:
+    """Where pamqp raises, aiormq gives up the connection: the broker would deliver it for ever."""
     with RawPublisher(live.amqp_url) as publisher:
         before = publisher.count(DEAD)
-        publisher.publish(b"junk", routing_key=WORK.encode(), properties=with_headers(deaths))
+        publisher.publish(b"junk", routing_key=WORK.encode(), properties=hostile)
         live.until(lambda: publisher.count(DEAD) == before + 1)
     live.run_good_job()
 
