@@ -28,7 +28,8 @@ class AckLedger:
 
     def __init__(self) -> None:
         self._outstanding: dict[int, None] = {}  # in rising order
-        self._last = 0
+        self.last = 0
+        """The tag of the delivery that came last; a channel's are numbered from 1 on."""
         self._to_ack: set[int] = set()
         self._to_reject: set[int] = set()
         self._writing = False
@@ -43,9 +44,9 @@ class AckLedger:
 
     def delivered(self, tag: int) -> None:
         """A delivery came."""
-        if tag <= self._last:
-            raise AssertionError(f"delivery {tag} came after {self._last}")
-        self._last = tag
+        if tag <= self.last:
+            raise AssertionError(f"delivery {tag} came after {self.last}")
+        self.last = tag
         self._outstanding[tag] = None
 
     def ack(self, tag: int) -> None:

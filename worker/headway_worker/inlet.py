@@ -21,8 +21,7 @@ class Inlet:
 
     What is written just as our relay writes it comes directly from the connection's reader. The
     rest comes by way of aiormq, some turns of the loop later. Nothing overtakes it meanwhile, since
-    the acks count on rising tags: a channel's deliveries are numbered from 1 on, and only the next
-    one is taken directly.
+    the acks count on rising tags: of a channel's deliveries only the next one is taken directly.
     """
 
     def __init__(
@@ -40,8 +39,6 @@ class Inlet:
         self._intake = intake
         self._refused = refused
         self._queues: dict[bytes, str] = {}
-        self._last = 0
-        """The tag of the delivery that came last."""
 
     async def consume(self, consumer_tag: str, queue: str, credit: int) -> None:
         """Begin a consumer that takes `credit` deliveries at a time. Raises BrokerUnavailable."""
@@ -63,13 +60,12 @@ class Inlet:
     def direct(self, consumer_tag: bytes, tag: int, properties: bytes, body: bytes) -> bool:
         """Take a delivery before aiormq does, if it is one of ours; see buffered_frames.Direct."""
         queue = self._queues.get(consumer_tag)
-        if queue is None or self._given_up or tag != self._last + 1:
+        if queue is None or self._given_up or tag != self._acks.last + 1:
             return False
         named = consumer_tag.decode()
         delivery = read_written(properties, body, tag=tag, consumer_tag=named, queue=queue)
         if delivery is None:
             return False
-        self._last = tag
         try:
             self._take(delivery)
         except Exception:
@@ -96,7 +92,6 @@ class Inlet:
             tag = message.delivery_tag
             if self._given_up or tag is None:
                 return
-            self._last = tag
             match read_delivery(message, tag=tag, consumer_tag=consumer_tag, queue=queue):
                 case Malformed(reason, movable):
                     # Rejected if it can be: an operator finds it in the dead queue, with x-death.
