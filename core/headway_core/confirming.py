@@ -80,8 +80,11 @@ class ConfirmChannel:
             return []
         with broker_border("publish"):
             sent = await self._write(batch)
+        ended = asyncio.get_running_loop().create_future()
+        # Waited for by another future: how aiormq ends its own, even by cancelling, is no matter.
+        sent.spoken.add_done_callback(lambda _: ended.done() or ended.set_result(None))
         try:
-            await asyncio.wait([sent.spoken])
+            await ended
         finally:
             for tag in sent.tags:
                 self._channel.message_id_delivery_tag.pop(self._message_id(tag), None)

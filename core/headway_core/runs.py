@@ -13,6 +13,7 @@ from headway_core.failpoints import failpoint
 from headway_core.job import Progress
 from headway_core.outcomes import Interrupted
 from headway_core.queries import load
+from headway_core.rows import column
 from headway_core.settlement import RunBudget, Settlement, decide
 from headway_core.states import Isolation, JobState
 
@@ -182,6 +183,8 @@ def _budget(record: Record) -> RunBudget:
 
 def _settle_columns(worker_id: UUID, items: Sequence[Settle], *, own: bool) -> list[object]:
     ends = [item.settlement for item in items]
+    results = [end.result for end in ends]
+    errors = [end.error for end in ends]
     return [
         worker_id,
         [item.job_id for item in items],
@@ -189,20 +192,20 @@ def _settle_columns(worker_id: UUID, items: Sequence[Settle], *, own: bool) -> l
         [item.claim_id for item in items],
         [end.state for end in ends],
         [end.event for end in ends],
-        [end.message for end in ends],
+        column([end.message or None for end in ends]),
         [end.failures for end in ends],
         [end.crashes for end in ends],
         [end.isolation for end in ends],
-        [end.delay for end in ends],
-        [end.result.kind if end.result else None for end in ends],
-        [end.result.content_type if end.result else None for end in ends],
-        [end.result.data if end.result else None for end in ends],
-        [end.error.type if end.error else None for end in ends],
-        [end.error.message if end.error else None for end in ends],
-        [end.error.retryable if end.error else None for end in ends],
-        [end.fingerprint for end in ends],
+        column([end.delay or None for end in ends]),
+        column([result.kind if result else None for result in results]),
+        column([result.content_type if result else None for result in results]),
+        column([result.data if result else None for result in results]),
+        column([error.type if error else None for error in errors]),
+        column([error.message if error else None for error in errors]),
+        column([error.retryable if error else None for error in errors]),
+        column([end.fingerprint for end in ends]),
         [item.delivery_in_hand for item in items],
-        [item.progress.to_bytes() if item.progress else None for item in items],
+        column([item.progress.to_bytes() if item.progress else None for item in items]),
         own,
     ]
 

@@ -18,6 +18,7 @@ from headway_core.errors import (
 )
 from headway_core.job import DEFAULT_POLICY, QUEUES_MAX, Dispatch, Job, Submission
 from headway_core.queries import load
+from headway_core.rows import column
 from headway_core.states import JobState
 
 SQL: Final = load("submissions")
@@ -107,28 +108,34 @@ async def submit_all(
 
 
 def _columns(submissions: Sequence[Submission]) -> list[object]:
+    policies = [item.retry_policy for item in submissions]
+    payloads = [item.payload for item in submissions]
     return [
         [item.id for item in submissions],
         [item.type for item in submissions],
-        [item.queue for item in submissions],
+        column([item.queue for item in submissions]),
         [item.priority for item in submissions],
-        [item.idempotency_key for item in submissions],
-        [item.request_hash for item in submissions],
-        [item.delay for item in submissions],
-        [item.run_time for item in submissions],
-        [item.retry_policy.max_attempts for item in submissions],
-        [item.retry_policy.initial_backoff for item in submissions],
-        [item.retry_policy.max_backoff for item in submissions],
-        [item.retry_policy.multiplier for item in submissions],
-        [item.timeout for item in submissions],
-        [orjson.dumps(dict(item.labels)).decode() if item.labels else None for item in submissions],
+        column([item.idempotency_key for item in submissions]),
+        column([item.request_hash if item.idempotency_key else None for item in submissions]),
+        column([item.delay for item in submissions]),
+        column([item.run_time for item in submissions]),
+        column([policy.max_attempts for policy in policies]),
+        column([policy.initial_backoff for policy in policies]),
+        column([policy.max_backoff for policy in policies]),
+        column([policy.multiplier for policy in policies]),
+        column([item.timeout for item in submissions]),
+        column([_labels(item) for item in submissions]),
         [item.traceparent for item in submissions],
-        [item.tracestate for item in submissions],
-        [item.payload.kind if item.payload else None for item in submissions],
-        [item.payload.content_type if item.payload else None for item in submissions],
-        [item.payload.data if item.payload else None for item in submissions],
+        column([item.tracestate or None for item in submissions]),
+        column([payload.kind if payload else None for payload in payloads]),
+        column([payload.content_type if payload else None for payload in payloads]),
+        column([payload.data if payload else None for payload in payloads]),
         FAST_PATH,
     ]
+
+
+def _labels(item: Submission) -> str | None:
+    return orjson.dumps(dict(item.labels)).decode() if item.labels else None
 
 
 def _stored(submissions: Sequence[Submission], records: Sequence[Record]) -> dict[UUID, Submitted]:

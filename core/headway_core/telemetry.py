@@ -65,18 +65,11 @@ class Telemetry:
 
             shut_down(self.provider)
 
-    @contextmanager
     def server_span(
         self, method: str, metadata: Iterable[tuple[str, str | bytes]] | None
-    ) -> Iterator[ServerSpan]:
-        """Wrap the handling of a request or stream; `method` is `package.Service/Method`."""
-        span = self._begin_request(method, trace_context.read_metadata(metadata))
-        try:
-            yield span
-        except BaseException as error:
-            span.end(error)
-            raise
-        span.end()
+    ) -> ServerSpan:
+        """Begin the span of a request or stream; `method` is `package.Service/Method`."""
+        return self._begin_request(method, trace_context.read_metadata(metadata))
 
     def publish_span(self, dispatch: Dispatch) -> PublishSpan:
         """Begin the span of one try to publish, to be ended by its `end`."""

@@ -23,9 +23,9 @@ from headway_core.settings import Address
 from headway_core.submissions import Submitted
 from headway_core.telemetry import Telemetry
 from headway_server import gauges
+from headway_server.bookkeeper import Bookkeeper
 from headway_server.health import Health
 from headway_server.listening import add_health, add_reflection, bind, make_server
-from headway_server.marker import Marker
 from headway_server.reaper import Reaper
 from headway_server.relay import Relay
 from headway_server.retention import Retention
@@ -92,8 +92,8 @@ async def running(
         publisher = Publisher(
             settings.amqp_url, name=f"{PROCESS_NAME} relay", telemetry=telemetry, metrics=metrics
         )
-        marker = Marker(database, hints.send)
-        relay = Relay(database, publisher, marker)
+        bookkeeper = Bookkeeper(calls_database, hints.send)
+        relay = Relay(database, publisher, bookkeeper)
 
         def hear(hint: Hint) -> None:
             hub.hear(hint)
@@ -155,7 +155,7 @@ async def running(
                 publisher.run(),
                 hints.run(),
                 listener.run(),
-                marker.run(),
+                bookkeeper.run(),
                 relay.run(),
                 reaper.run(),
                 sweeper.run(),
@@ -170,7 +170,7 @@ async def running(
                 await server.start()
                 yield Running(address, hub, publisher, hear)
                 await _drain(server, calls, health, hub, settings.drain)
-                await _finish(relay, marker)
+                await _finish(relay, bookkeeper)
             except BaseException:
                 # Even a half started server is stopped: it would hang the interpreter at its end.
                 await server.stop(None)
@@ -200,12 +200,12 @@ async def _connect(
     return database
 
 
-async def _finish(relay: Relay, marker: Marker) -> None:
+async def _finish(relay: Relay, bookkeeper: Bookkeeper) -> None:
     """Leave no message without its mark: a sweep would take it for lost and send it again."""
     try:
         async with asyncio.timeout(FINISH.total_seconds()):
             await relay.finish()
-            await marker.finish()
+            await bookkeeper.finish()
     except (TimeoutError, StoreUnavailable) as error:
         log.warning("messages_left_unmarked", reason=str(error) or "no answer in time")
 

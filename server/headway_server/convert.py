@@ -9,29 +9,36 @@ from headway.v1 import (
     JobEventType,
     JobState,
     Progress,
+    WatchJobResponse,
 )
 from headway_core import dead_letters, events
 from headway_core import job as core
 from headway_server.payloads import from_content
-from headway_server.times import duration, timestamp
+from headway_server.times import duration, timestamp, write_timestamp
 
 
 def job_message(job: core.Job) -> Job:
     """The job. Payload and result are in it if they were read, so FULL is the reader's choice."""
-    message = Job(
-        id=str(job.id),
-        type=job.type,
-        queue=job.queue,
-        priority=job.priority,
-        state=JobState.ValueType(job.state),
-        done=job.done,
-        attempt=job.attempt,
-        max_attempts=job.max_attempts,
-        labels=job.labels,
-        sequence=job.sequence,
-        trace_id=job.trace_id,
-        create_time=timestamp(job.create_time),
-    )
+    message = Job()
+    write_job(message, job)
+    return message
+
+
+def write_job(message: Job, job: core.Job) -> None:
+    """Fill the message, which may be a field of another."""
+    message.id = str(job.id)
+    message.type = job.type
+    message.queue = job.queue
+    message.priority = job.priority
+    message.state = JobState.ValueType(job.state)
+    message.done = job.done
+    message.attempt = job.attempt
+    message.max_attempts = job.max_attempts
+    message.sequence = job.sequence
+    message.trace_id = job.trace_id
+    write_timestamp(message.create_time, job.create_time)
+    if job.labels:
+        message.labels.update(job.labels)
     if job.payload is not None:
         message.payload.CopyFrom(from_content(job.payload))
     if job.result is not None:
@@ -41,14 +48,13 @@ def job_message(job: core.Job) -> Job:
     if job.progress is not None:
         message.progress.CopyFrom(progress_message(job.progress))
     if job.queue_time is not None:
-        message.queue_time.CopyFrom(timestamp(job.queue_time))
+        write_timestamp(message.queue_time, job.queue_time)
     if job.start_time is not None:
-        message.start_time.CopyFrom(timestamp(job.start_time))
+        write_timestamp(message.start_time, job.start_time)
     if job.end_time is not None:
-        message.end_time.CopyFrom(timestamp(job.end_time))
+        write_timestamp(message.end_time, job.end_time)
     if job.next_attempt_time is not None:
-        message.next_attempt_time.CopyFrom(timestamp(job.next_attempt_time))
-    return message
+        write_timestamp(message.next_attempt_time, job.next_attempt_time)
 
 
 def error_message(error: core.JobError) -> JobError:
@@ -83,6 +89,11 @@ def event_message(event: events.Event) -> JobEvent:
         message=event.message,
         job=job_message(event.job),
     )
+
+
+def event_response(event: events.Event) -> WatchJobResponse:
+    """One entry of a job's history, as a stream tells of it."""
+    return WatchJobResponse(event=event_message(event), sequence=event.sequence)
 
 
 def dead_letter_message(letter: dead_letters.DeadLetter) -> DeadLetter:

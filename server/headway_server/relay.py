@@ -21,16 +21,16 @@ from headway_core.errors import StoreUnavailable
 from headway_core.failpoints import failpoint
 from headway_core.job import Dispatch
 from headway_core.publishing import Publisher
-from headway_server.marker import Marker
+from headway_server.bookkeeper import Bookkeeper
 from headway_server.streak import Streak
 
 BATCH_MAX: Final = 256
 FAST_WAITING_MAX: Final = 10_000
 """What does not fit is left to the poller."""
 FAST_LANES: Final = 2
-"""While one waits for the database, the other publishes."""
+"""While one waits for the broker, the other publishes."""
 FAST_BUSY_MIN: Final = 8
-FAST_GATHERING: Final = timedelta(milliseconds=5)
+FAST_GATHERING: Final = timedelta(milliseconds=12)
 """After a batch of FAST_BUSY_MIN a lane waits so long for the next one to fill."""
 FAST_AGE_SECONDS_MAX: Final = 1.0
 """Older ones are left to a poller: a publish takes its time, and a reservation runs out."""
@@ -51,10 +51,10 @@ class Relay:
     other task of the loop and never wait.
     """
 
-    def __init__(self, database: Database, publisher: Publisher, marker: Marker) -> None:
+    def __init__(self, database: Database, publisher: Publisher, bookkeeper: Bookkeeper) -> None:
         self._database = database
         self._publisher = publisher
-        self._marker = marker
+        self._bookkeeper = bookkeeper
         self._fast: deque[tuple[float, Dispatch]] = deque()
         self._fast_filled = asyncio.Event()
         self._poked = asyncio.Event()
@@ -116,16 +116,7 @@ class Relay:
     async def _publish_batch(self, batch: Sequence[Dispatch]) -> None:
         confirmed, _ = _by_answer(batch, await self._publisher.publish(batch))
         await failpoint("after_publish")
-        if not confirmed:
-            return
-        try:
-            await outbox.delete(self._database, [item.outbox_id for item in confirmed])
-        except StoreUnavailable as error:
-            # The poller publishes them again; a claim takes only one of the two.
-            log.warning("outbox_delete_failed", count=len(confirmed), reason=str(error))
-            return
-        await failpoint("after_outbox_delete")
-        self._marker.note(confirmed)
+        self._bookkeeper.forget(confirmed)
 
     async def _poll(self) -> None:
         while not self._finishing:
@@ -158,7 +149,7 @@ class Relay:
                 ids = [item.outbox_id for item in refused]
                 await outbox.defer(connection, ids, for_how_long=DEFERRAL)
         await failpoint("after_outbox_delete")
-        self._marker.note(confirmed)
+        self._bookkeeper.mark(confirmed)
         return len(batch)
 
     @contextmanager

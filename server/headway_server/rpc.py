@@ -5,12 +5,11 @@ grpc.aio runs outside: it sends the text of whatever they raise to the client.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 from time import monotonic
-from typing import Any, Final, Generic, Never, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, Never, Self, TypeAlias, TypeVar, cast
 
 import grpc
 import structlog
@@ -97,12 +96,12 @@ class Calls:
         self, path: str, method: Unary[Request, Response]
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def call(raw: bytes, context: Context) -> bytes:
-            with self._call(path, context) as (span, ended):
+            with self._begin(path, context) as one:
                 try:
-                    response = await method.behaviour(_parse(method.request, raw), span)
+                    response = await method.behaviour(_parse(method.request, raw), one.span)
                     return response.SerializeToString()
                 except BaseException as error:  # noqa: BLE001 -- the border of every call
-                    status = ended.by(error)
+                    status = one.end_by(error)
             return await _abort(context, status)
 
         return call
@@ -111,43 +110,52 @@ class Calls:
         self, path: str, method: Streaming[Request, Response]
     ) -> Callable[[bytes, Context], Awaitable[None]]:
         async def call(raw: bytes, context: Context) -> None:
-            with self._call(path, context) as (span, ended):
+            with self._begin(path, context) as one:
                 try:
                     request = _parse(method.request, raw)
-                    await method.behaviour(request, span, context.write)
+                    await method.behaviour(request, one.span, context.write)
                     return
                 except BaseException as error:  # noqa: BLE001 -- the border of every call
-                    status = ended.by(error)
+                    status = one.end_by(error)
             await _abort(context, status)
 
         return call
 
-    @contextmanager
-    def _call(self, path: str, context: Context) -> "Iterator[tuple[ServerSpan, _End]]":
-        begun = monotonic()
+    def _begin(self, path: str, context: Context) -> "_Call":
+        span = self._telemetry.server_span(path, cast("Any", context.invocation_metadata()))
         self._under_way += 1
         self._idle.clear()
-        end = _End(path)
-        try:
-            metadata = cast("Any", context.invocation_metadata())
-            with self._telemetry.server_span(path, metadata) as span:
-                yield span, end
-                span.status(end.code)
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
-            self._metrics.rpc(method=path, code=end.code, seconds=monotonic() - begun)
+        return _Call(path, span, self._ended)
+
+    def _ended(self, call: "_Call") -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            self._idle.set()
+        self._metrics.rpc(method=call.path, code=call.code, seconds=monotonic() - call.begun)
 
 
-class _End:
-    """How a call ends."""
+class _Call:
+    """A call under way, and how it ends. `ended` is called once it has."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    __slots__ = ("_ended", "begun", "code", "path", "span")
+
+    def __init__(self, path: str, span: ServerSpan, ended: "Callable[[_Call], None]") -> None:
+        self.path = path
+        self.span = span
+        self.begun = monotonic()
         self.code = "OK"
+        self._ended = ended
 
-    def by(self, error: BaseException) -> Status:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is None:
+            self.span.status(self.code)
+        self.span.end(error)
+        self._ended(self)
+
+    def end_by(self, error: BaseException) -> Status:
         """The status for an error, or the error itself if it is gRPC's to deal with."""
         if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
@@ -166,12 +174,12 @@ class _End:
         status = status_of(error)
         if status is None:
             error_id = token_hex(ERROR_ID_BYTES)
-            log.error("rpc_failed", method=self._path, error_id=error_id, exc_info=error)
+            log.error("rpc_failed", method=self.path, error_id=error_id, exc_info=error)
             self.code = "INTERNAL"
             return internal(error_id)
         self.code = Code.Name(cast("Code.ValueType", status.code))
         # The text of an outage may name hosts: the caller does not get it.
-        log.debug("rpc_refused", method=self._path, code=self.code, reason=str(error))
+        log.debug("rpc_refused", method=self.path, code=self.code, reason=str(error))
         return status
 
 

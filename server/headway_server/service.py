@@ -41,6 +41,7 @@ from headway_server.convert import (
     dead_letter_group_message,
     dead_letter_message,
     job_message,
+    write_job,
 )
 from headway_server.in_time import submit_in_time
 from headway_server.listing import Part, fill
@@ -99,7 +100,9 @@ class JobService:
             raise outcome
         span.job(outcome.job.id)
         self._accept([outcome])
-        return _submitted(outcome)
+        response = SubmitJobResponse()
+        _write(response, outcome)
+        return response
 
     async def batch_submit_jobs(
         self, request: BatchSubmitJobsRequest, span: ServerSpan
@@ -111,7 +114,10 @@ class JobService:
             self._database, items, queue_depth_max=self._queue_depth_max
         )
         self._accept(outcomes)
-        return BatchSubmitJobsResponse(responses=[_submitted(outcome) for outcome in outcomes])
+        response = BatchSubmitJobsResponse()
+        for outcome in outcomes:
+            _write(response.responses.add(), outcome)
+        return response
 
     async def get_job(self, request: GetJobRequest, span: ServerSpan) -> GetJobResponse:
         """Read a job."""
@@ -224,8 +230,9 @@ class JobService:
             self._hints.send(EventHint(job.id, job.sequence, job.done))
 
 
-def _submitted(outcome: Submitted) -> SubmitJobResponse:
-    return SubmitJobResponse(job=job_message(outcome.job), created=outcome.created)
+def _write(response: SubmitJobResponse, outcome: Submitted) -> None:
+    response.created = outcome.created
+    write_job(response.job, outcome.job)
 
 
 def _fitting(replayed: Sequence[Job]) -> list[JobMessage]:

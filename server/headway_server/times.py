@@ -41,10 +41,16 @@ def to_timedelta(value: Duration) -> timedelta | None:
 
 def timestamp(time: datetime) -> Timestamp:
     """The message for a time that knows its zone."""
+    message = Timestamp()
+    write_timestamp(message, time)
+    return message
+
+
+def write_timestamp(message: Timestamp, time: datetime) -> None:
+    """Fill the message, which may be a field of another: to copy it there takes thrice as long."""
     since = time - EPOCH
-    return Timestamp(
-        seconds=since.days * DAY_SECONDS + since.seconds, nanos=since.microseconds * 1000
-    )
+    message.seconds = since.days * DAY_SECONDS + since.seconds
+    message.nanos = since.microseconds * 1000
 
 
 def duration(span: timedelta) -> Duration:

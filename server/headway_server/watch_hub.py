@@ -11,17 +11,18 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Final, Never
+from typing import Final, NamedTuple, Never
 from uuid import UUID
 
+from headway.v1 import WatchJobResponse
 from headway_core import events, jobs
 from headway_core.batching import GroupCommit
 from headway_core.database import Database
 from headway_core.errors import JobNotFound, StoreUnavailable
-from headway_core.events import Event
 from headway_core.hints import EventHint, Hint, ProgressHint
 from headway_core.job import Job, Progress
 from headway_core.states import JobState
+from headway_server.convert import event_response
 from headway_server.in_time import submit_in_time
 from headway_server.streak import Streak
 
@@ -35,6 +36,19 @@ EVENTS_SHARED_MAX: Final = 20
 """Newest events of a watched job that are kept for those of its watchers that read them later."""
 
 
+class Told(NamedTuple):
+    """An event, and the response that tells of it, made once for all watchers."""
+
+    job: Job
+    """As of the event."""
+    response: WatchJobResponse
+
+    @property
+    def sequence(self) -> int:
+        """The event's."""
+        return self.response.sequence
+
+
 class Topic:
     """A watched job: the newest that is known of it."""
 
@@ -46,8 +60,13 @@ class Topic:
         self.progress: Progress | None = None
         """The newest of the run `epoch`."""
         self.watchers: set[Watcher] = set()
-        self.shared: deque[Event] = deque(maxlen=EVENTS_SHARED_MAX)
+        self.shared: deque[Told] = deque(maxlen=EVENTS_SHARED_MAX)
         self.reading = asyncio.Lock()
+
+    def shared_after(self, sequence: int) -> list[Told]:
+        """The events after a sequence, if the first of them is among those kept."""
+        shared = [event for event in self.shared if event.sequence > sequence]
+        return shared if shared and shared[0].sequence == sequence + 1 else []
 
     def note_event(self, sequence: int) -> None:
         """There is an event with this sequence."""
@@ -144,25 +163,27 @@ class WatchHub:
             raise JobNotFound(job_id)
         return job
 
-    async def events_after(self, topic: Topic, sequence: int) -> Sequence[Event]:
+    async def events_after(self, topic: Topic, sequence: int) -> Sequence[Told]:
         """Some of the events after a sequence, in order; none if there is none."""
+        if shared := topic.shared_after(sequence):
+            return shared
         async with topic.reading:
-            shared = [event for event in topic.shared if event.sequence > sequence]
-            if shared and shared[0].sequence == sequence + 1:
+            if shared := topic.shared_after(sequence):  # by the one that was reading
                 return shared
             page = await self.read_events(topic, sequence)
             self._share(topic, page)
             return page
 
-    async def read_events(self, topic: Topic, sequence: int) -> list[Event]:
+    async def read_events(self, topic: Topic, sequence: int) -> list[Told]:
         """The same, from Postgres in any case: at most EVENTS_READ_MAX, fewer only at the head."""
         async with self._reads:
-            page = await events.after(self._database, topic.job_id, sequence, limit=EVENTS_READ_MAX)
+            read = await events.after(self._database, topic.job_id, sequence, limit=EVENTS_READ_MAX)
+        page = [Told(event.job, event_response(event)) for event in read]
         if page:
             topic.note_event(page[-1].sequence)
         return page
 
-    def _share(self, topic: Topic, page: Sequence[Event]) -> None:
+    def _share(self, topic: Topic, page: Sequence[Told]) -> None:
         """Keep the newest events, without a gap, if there is somebody to share them with."""
         if len(topic.watchers) == 1:
             topic.shared.clear()

@@ -10,14 +10,13 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from headway.v1 import Bookmark, WatchJobResponse
-from headway_core.events import Event
 from headway_core.failpoints import failpoint
 from headway_core.job import Job, Progress
 from headway_core.states import JobState
-from headway_server.convert import event_message, job_message, progress_message
+from headway_server.convert import job_message, progress_message
 from headway_server.errors import RequestInvalid, ServerDraining, SlowReader, Violation
 from headway_server.validate import Watching
-from headway_server.watch_hub import EVENTS_READ_MAX, Watcher, WatchHub
+from headway_server.watch_hub import EVENTS_READ_MAX, Told, Watcher, WatchHub
 
 WRITE_PATIENCE: Final = timedelta(seconds=30)
 BOOKMARK_INTERVAL: Final = timedelta(seconds=15)
@@ -141,14 +140,14 @@ class _Stream:
             except TimeoutError:
                 pass
 
-    async def _send(self, page: Sequence[Event]) -> bool:
+    async def _send(self, page: Sequence[Told]) -> bool:
         """Send events. True: the last one is the end."""
         for event in page:
             if event.sequence != self._sequence + 1:
                 return await self._send_snapshot(await self._read(), reset=True)
             self._sequence = event.sequence
             self._stand_at(event.job)
-            await self._send_response(WatchJobResponse(event=event_message(event)))
+            await self._send_response(event.response)
         match page[-1].job.state:
             case JobState.COMPLETED | JobState.CANCELLED:
                 return True

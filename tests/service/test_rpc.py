@@ -28,7 +28,7 @@ from headway_core import dead_letters, events, jobs, submissions
 from headway_core.database import Database
 from headway_core.metrics import Metrics
 from headway_core.telemetry import Telemetry
-from headway_server.marker import Marker
+from headway_server.bookkeeper import Bookkeeper
 from headway_server.service import NAME, JobService
 from tests.service.serving import Served, refusal, serving
 
@@ -190,10 +190,10 @@ async def test_the_death_of_a_loop_ends_the_server(
 ) -> None:
     """A server whose flusher is dead would accept calls and answer none."""
 
-    async def run(_: Marker) -> Never:
+    async def run(_: Bookkeeper) -> Never:
         raise ArithmeticError("defect")
 
-    monkeypatch.setattr(Marker, "run", run)
+    monkeypatch.setattr(Bookkeeper, "run", run)
     with pytest.RaisesGroup(ArithmeticError):
         async with serving(database_url, amqp_url):
             await asyncio.Event().wait()

@@ -2,10 +2,11 @@
 -- End runs: RUNNING -> COMPLETED, FAILED, PENDING, DEAD or CANCELLED, each guarded by worker and epoch.
 -- While a cancel request stands, any end but COMPLETED is CANCELLED.
 -- $1 worker, $2 job ids, $3 run epochs, $4 claim ids, $5 states, $6 event types, $7 messages, $8 failures,
--- $9 crashes, $10 isolations, $11 delays until due (for PENDING and FAILED), $12 result kinds,
+-- $9 crashes, $10 isolations, $11 delays until due (null: at once), $12 result kinds,
 -- $13 result types, $14 results, $15 error types (null: keep), $16 error messages, $17 error retryables,
 -- $18 fingerprints, $19 whether the delivery is in hand (else a DEAD job is published to the dead letters),
 -- $20 progress (null: keep), $21 whether the worker itself ends them (else the claim is struck off).
+-- Columns of nulls alone may be empty.
 WITH item AS (
     SELECT * FROM unnest(
         $2::uuid[], $3::integer[], $4::uuid[], $5::smallint[], $6::smallint[], $7::text[], $8::integer[],
@@ -35,7 +36,7 @@ WITH item AS (
         claim_id = CASE WHEN $21 THEN jobs.claim_id END,
         failures = decided.failures, crashes = decided.crashes, isolation = decided.isolation,
         dispatch_no = jobs.dispatch_no + (decided.end_state IN (1, 5))::integer,
-        wait_time = CASE WHEN decided.end_state IN (1, 5) THEN clock_timestamp() + decided.delay END,
+        wait_time = CASE WHEN decided.end_state IN (1, 5) THEN clock_timestamp() + coalesce(decided.delay, '0') END,
         end_time = CASE WHEN decided.end_state IN (4, 6, 7) THEN clock_timestamp() END,
         result_kind = CASE WHEN decided.end_state = 4 THEN decided.result_kind END,
         result_type = CASE WHEN decided.end_state = 4 THEN decided.result_type END,

@@ -3,8 +3,8 @@
 -- $1 ids, $2 types, $3 queues (null: the handler's), $4 priorities, $5 keys (null: none), $6 request hashes,
 -- $7 delays (null: none), $8 run times (null: none), $9 max_attempts, $10 initial_backoffs,
 -- $11 max_backoffs, $12 multipliers, $13 timeouts (null: the handler's), $14 labels as JSON,
--- $15 traceparents, $16 tracestates, $17 payload kinds, $18 payload types, $19 payloads,
--- $20 how long a due row is left to this process.
+-- $15 traceparents, $16 tracestates (null: none), $17 payload kinds, $18 payload types, $19 payloads,
+-- $20 how long a due row is left to this process. Columns of nulls alone may be empty.
 -- An item without a row in the answer has a key or an ID that is there already, or an unknown queue.
 WITH item AS (
     SELECT *
@@ -35,7 +35,7 @@ WITH item AS (
         coalesce(item.initial_backoff, known.initial_backoff),
         coalesce(item.max_backoff, known.max_backoff),
         coalesce(item.multiplier, known.multiplier), coalesce(item.timeout, known.timeout),
-        item.labels::jsonb, item.traceparent, item.tracestate,
+        item.labels::jsonb, item.traceparent, coalesce(item.tracestate, ''),
         item.payload_kind, item.payload_type, item.payload
     FROM item LEFT JOIN job_types AS known ON known.type = item.type
     WHERE item.key IS NULL OR item.id IN (SELECT job_id FROM keyed)
