@@ -80,9 +80,14 @@ class ConfirmChannel:
             return []
         with broker_border("publish"):
             sent = await self._write(batch)
+        # Waited for by a future of ours: how aiormq ends its own, even by cancelling, is no matter.
         ended = asyncio.get_running_loop().create_future()
-        # Waited for by another future: how aiormq ends its own, even by cancelling, is no matter.
-        sent.spoken.add_done_callback(lambda _: ended.done() or ended.set_result(None))
+
+        def end(_spoken: object) -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        sent.spoken.add_done_callback(end)
         try:
             await ended
         finally:
