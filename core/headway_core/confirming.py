@@ -9,10 +9,9 @@ tags, leaves a stand-in for each confirmation's future, and puts the frames into
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 from uuid import uuid4
 
 import pamqp.frame
@@ -41,8 +40,7 @@ class Confirmation(Enum):
     """Nobody knows: the channel closed before the broker spoke."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A message to publish."""
 
     exchange: str

@@ -117,10 +117,14 @@ class Publisher:
             log.warning("publish_timed_out", unconfirmed=call.results.count(None))
         finally:
             call.abandoned = True
-        results = Counter(result or Publish.LOST for result in call.results)
-        for result, count in results.items():
-            self._metrics.published(result, count)
-        return [result is Publish.CONFIRMED for result in call.results]
+        answers = [result is Publish.CONFIRMED for result in call.results]
+        self._metrics.published(Publish.CONFIRMED, sum(answers))
+        if not all(answers):
+            others = Counter(result or Publish.LOST for result in call.results)
+            del others[Publish.CONFIRMED]
+            for result, count in others.items():
+                self._metrics.published(result, count)
+        return answers
 
     async def ready_count(self, queue: str) -> int | None:
         """Count the messages waiting at the broker. None: it is away, or has no such queue."""
@@ -197,7 +201,8 @@ class Publisher:
             self._flowing.clear()
         else:
             self._flowing.set()
-        one.end(RESULTS[result])
+        confirmed = result is Confirmation.CONFIRMED  # nearly always; an enum's hash takes long
+        one.end(Publish.CONFIRMED if confirmed else RESULTS[result])
 
     async def _declare(self, queues: set[str], topology: Topology) -> None:
         now = asyncio.get_running_loop().time()

@@ -147,10 +147,12 @@ class ServerSpan:
 class PublishSpan:
     """The span of one try to publish, or just its context."""
 
+    __slots__ = ("_span", "context")
+
     def __init__(self, span: Span | None, context: TraceContext) -> None:
         self._span = span
         self.context = context
-        """What goes into the message's headers."""
+        """What goes into the message's headers, if it is sampled."""
 
     def end(self, trouble: str | None = None) -> None:
         """End it; `trouble` names what kept the broker from confirming."""

@@ -73,6 +73,9 @@ class Telemetry:
 
     def publish_span(self, dispatch: Dispatch) -> PublishSpan:
         """Begin the span of one try to publish, to be ended by its `end`."""
+        if not trace_context.is_sampled(dispatch.traceparent):
+            # Not checked: it goes nowhere.
+            return PublishSpan(None, TraceContext(dispatch.traceparent, dispatch.tracestate))
         stored = _stored(dispatch.traceparent, dispatch.tracestate)
         if not self._records(stored):
             return PublishSpan(None, stored)

@@ -27,6 +27,11 @@ _TRACEPARENT: Final = re.compile(
 )
 _NOT_ZERO: Final = 1 << 64 | 1
 """A bit of the trace ID, and one of the span ID behind it."""
+_SAMPLED: Final = frozenset("13579bdf")
+"""The last digits of flags that have TraceFlags.SAMPLED, their lowest bit."""
+_RANDOM: Final = f"{TraceFlags.RANDOM_TRACE_ID:02x}"
+_RANDOM_SAMPLED: Final = f"{TraceFlags.RANDOM_TRACE_ID | TraceFlags.SAMPLED:02x}"
+"""Flags of our own traces: their IDs are random (Trace Context Level 2)."""
 _ZERO_TRACE: Final = "0" * 32
 _ZERO_SPAN: Final = "0" * 16
 
@@ -50,7 +55,7 @@ class TraceContext(NamedTuple):
     @property
     def sampled(self) -> bool:
         """Whether the spans of this trace are recorded: decided once, where the trace began."""
-        return int(self.traceparent[53:55], 16) & TraceFlags.SAMPLED != 0
+        return is_sampled(self.traceparent)
 
     def span_context(self) -> SpanContext:
         """Convert to what the SDK takes for a remote parent or a link."""
@@ -82,6 +87,11 @@ class _RemoteSpan(NonRecordingSpan):
         return f"NonRecordingSpan({self.get_span_context()!r})"
 
 
+def is_sampled(traceparent: str) -> bool:
+    """Whether the flags of what may be a traceparent say so."""
+    return traceparent[54:55] in _SAMPLED
+
+
 def read(traceparent: object, tracestate: object = "") -> TraceContext | None:
     """Check a trace context from outside; None if it is none, as the W3C has it ignored."""
     if not isinstance(traceparent, str):
@@ -110,10 +120,9 @@ def read_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> TraceCo
 
 def new(*, sampled: bool) -> TraceContext:
     """Begin a trace whose first span is recorded by nobody."""
-    # 02: the trace ID is random (Trace Context Level 2).
-    flags = TraceFlags.RANDOM_TRACE_ID | (TraceFlags.SAMPLED if sampled else 0)
-    digits = f"{random.getrandbits(192) | _NOT_ZERO:048x}"
-    return TraceContext(f"00-{digits[:32]}-{digits[32:]}-{flags:02x}")
+    digits = (random.getrandbits(192) | _NOT_ZERO).to_bytes(24, "big").hex()
+    flags = _RANDOM_SAMPLED if sampled else _RANDOM
+    return TraceContext(f"00-{digits[:32]}-{digits[32:]}-{flags}")
 
 
 def of(span: Span) -> TraceContext:

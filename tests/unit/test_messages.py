@@ -64,6 +64,16 @@ def test_what_is_written_is_read(job_id: UUID, dispatch_no: int) -> None:
     )
 
 
+def test_a_context_that_nobody_records_does_not_travel() -> None:
+    """The job's row has it."""
+    unsampled = trace_context.new(sampled=False)
+    properties = messages.properties(SENT, unsampled)
+    assert read(properties).headers is None
+    found = Delivered(SENT.job_id, SENT.dispatch_no, None)
+    assert decode_written(properties + MESSAGE_ID, messages.body(SENT)) == found
+    assert decode(Received(messages.body(SENT))) == found
+
+
 @pytest.mark.parametrize("reason", ["x" * 20_000, {"k": "x" * 20_000}, None])
 def test_a_stranger_who_writes_our_header_does_not_fill_the_log(reason: object) -> None:
     found = decode(Received(b"junk", {lenient_frames.UNREADABLE: reason}))
