@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from datetime import timedelta
 from typing import Final, Generic, TypeVar
 
-from headway_core.errors import HeadwayError
+from headway_core.errors import HeadwayError, StoreUnavailable
 
 LULL: Final = timedelta(milliseconds=1)
 
@@ -40,15 +40,25 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._filled = asyncio.Event()
 
-    async def submit(self, item: Item) -> Result:
+    async def submit(self, item: Item, *, within: timedelta | None = None) -> Result:
         """Hand over an item and wait for its own result or error.
 
-        A caller that is cancelled leaves its item behind: it is flushed all the same.
+        A caller that is cancelled leaves its item behind: it is flushed all the same. So does one
+        that has waited as long as `within`, for a flush before its own perhaps: it gets
+        StoreUnavailable.
         """
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))
         self._filled.set()
-        return await future
+        if within is None:
+            return await future
+        # Not asyncio.timeout: that takes three times as long, and this is done for every call.
+        timer = loop.call_later(within.total_seconds(), _give_up, future)
+        try:
+            return await future
+        finally:
+            timer.cancel()
 
     async def run(self) -> None:
         """Flush until cancelled."""
@@ -120,3 +130,8 @@ class GroupCommit(Generic[Item, Result]):
             return
         for entry in batch:
             await self._settle([entry])
+
+
+def _give_up(future: "asyncio.Future[Result]") -> None:
+    if not future.done():
+        future.set_exception(StoreUnavailable("the database does not answer in time"))

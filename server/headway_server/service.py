@@ -43,10 +43,10 @@ from headway_server.convert import (
     job_message,
     write_job,
 )
-from headway_server.in_time import submit_in_time
 from headway_server.listing import Part, fill
 from headway_server.relay import Relay
 from headway_server.rpc import Streaming, Unary, Write
+from headway_server.settings import CALL_DATABASE_TIME_MAX
 from headway_server.watch_hub import WatchHub
 from headway_server.watching import watch
 
@@ -95,7 +95,7 @@ class JobService:
     async def submit_job(self, request: SubmitJobRequest, span: ServerSpan) -> SubmitJobResponse:
         """Store a job in a commit that it shares with others of the same moment."""
         item = validate.submission(request, span.context)
-        outcome = await submit_in_time(self._submits, item)
+        outcome = await self._submits.submit(item, within=CALL_DATABASE_TIME_MAX)
         if isinstance(outcome, Refused):
             raise outcome
         span.job(outcome.job.id)

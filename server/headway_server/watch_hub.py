@@ -23,7 +23,7 @@ from headway_core.hints import EventHint, Hint, ProgressHint
 from headway_core.job import Job, Progress
 from headway_core.states import JobState
 from headway_server.convert import event_response
-from headway_server.in_time import submit_in_time
+from headway_server.settings import CALL_DATABASE_TIME_MAX
 from headway_server.streak import Streak
 
 POLL: Final = timedelta(seconds=1)
@@ -158,7 +158,7 @@ class WatchHub:
 
     async def job(self, job_id: UUID) -> Job:
         """The job as it stands. Streams that begin together share a read. Raises JobNotFound."""
-        job = await submit_in_time(self._snapshots, job_id)
+        job = await self._snapshots.submit(job_id, within=CALL_DATABASE_TIME_MAX)
         if job is None:
             raise JobNotFound(job_id)
         return job

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 
@@ -117,3 +118,29 @@ async def test_callers_of_a_flusher_that_ends_do_not_hang() -> None:
     for task in (caller, late):
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_nobody_waits_longer_than_wanted() -> None:
+    """Neither for a flush that hangs nor for the one after it, which is not given up."""
+    flushes: list[list[int]] = []
+    hanging = asyncio.Event()
+
+    async def flush(items: Sequence[int]) -> list[int]:
+        flushes.append(list(items))
+        await hanging.wait()
+        return list(items)
+
+    group = GroupCommit(flush)
+    runner = asyncio.create_task(group.run())
+    patient = asyncio.create_task(group.submit(0))
+    await asyncio.sleep(0)
+    soon = timedelta(milliseconds=20)
+    late = await asyncio.gather(
+        *(group.submit(n, within=soon) for n in (1, 2)), return_exceptions=True
+    )
+    assert [str(error) for error in late] == ["the database does not answer in time"] * 2
+    hanging.set()
+    assert await patient == 0
+    assert await group.submit(3, within=timedelta(minutes=1)) == 3
+    assert flushes == [[0], [1, 2], [3]] or flushes == [[0], [1, 2, 3]]
+    runner.cancel()
