@@ -134,4 +134,4 @@ class GroupCommit(Generic[Item, Result]):
 
 def _give_up(future: "asyncio.Future[Result]") -> None:
     if not future.done():
-        future.set_exception(StoreUnavailable("the database does not answer in time"))
+        future.set_exception(StoreUnavailable("the store does not answer in time"))

@@ -18,7 +18,7 @@ of requests that are about no job or many.
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 from uuid import UUID
 
 from opentelemetry import context as current
@@ -79,10 +79,7 @@ class RunFacts(Protocol):
 
 
 class ServerSpan:
-    """The span of one request, or just its context if it is not recorded.
-
-    It wraps the handling: `with telemetry.server_span(…) as span`.
-    """
+    """The span of one request, or just its context if it is not recorded: to be ended by `end`."""
 
     def __init__(
         self,
@@ -96,12 +93,6 @@ class ServerSpan:
         self._code: str | None = None
         self.context = context
         """What is stored on the job: the parent of all that happens to it."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        self.end(error)
 
     def job(self, job_id: UUID) -> None:
         """Name the job that the request is about."""

@@ -34,6 +34,7 @@ from headway_server.service import NAME, JobService, Submits
 from headway_server.settings import (
     BACKGROUND_CONNECTIONS,
     BACKGROUND_DATABASE_TIME_MAX,
+    BOOKKEEPING_CONNECTIONS,
     CALL_DATABASE_TIME_MAX,
     DATABASE_CONNECTIONS,
     LONG_READ_CONNECTIONS,
@@ -82,6 +83,14 @@ async def running(
         database = await _connect(
             stack, settings, "background", BACKGROUND_CONNECTIONS, BACKGROUND_DATABASE_TIME_MAX
         )
+        bookkeeping = await _connect(
+            stack,
+            settings,
+            "bookkeeping",
+            BOOKKEEPING_CONNECTIONS,
+            BACKGROUND_DATABASE_TIME_MAX,
+            plan_once=True,
+        )
         long_reads = await _connect(
             stack, settings, "long reads", LONG_READ_CONNECTIONS, LONG_READ_TIME_MAX
         )
@@ -92,7 +101,7 @@ async def running(
         publisher = Publisher(
             settings.amqp_url, name=f"{PROCESS_NAME} relay", telemetry=telemetry, metrics=metrics
         )
-        bookkeeper = Bookkeeper(calls_database, hints.send)
+        bookkeeper = Bookkeeper(bookkeeping, hints.send)
         relay = Relay(database, publisher, bookkeeper)
 
         def hear(hint: Hint) -> None:
@@ -202,12 +211,12 @@ async def _connect(
 
 async def _finish(relay: Relay, bookkeeper: Bookkeeper) -> None:
     """Leave no message without its mark: a sweep would take it for lost and send it again."""
-    try:
-        async with asyncio.timeout(FINISH.total_seconds()):
-            await relay.finish()
-            await bookkeeper.finish()
-    except (TimeoutError, StoreUnavailable) as error:
-        log.warning("messages_left_unmarked", reason=str(error) or "no answer in time")
+    for finish in (relay.finish, bookkeeper.finish):  # a broker that hangs costs no marks
+        try:
+            async with asyncio.timeout(FINISH.total_seconds()):
+                await finish()
+        except (TimeoutError, StoreUnavailable) as error:
+            log.warning("messages_left_unmarked", reason=str(error) or "no answer in time")
 
 
 async def _drain(

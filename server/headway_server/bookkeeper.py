@@ -22,17 +22,20 @@ from headway_core.job import Dispatch
 from headway_server.streak import Streak
 
 FORGET_AFTER: Final = timedelta(milliseconds=30)
-"""So long rows gather to be deleted; for a lone submit, until its claim has had its commit."""
+"""How long confirmed rows wait for others to be deleted with them. A lone job has been claimed by
+then, so that the delete's commit does not delay the claim's."""
 FORGET_MAX: Final = 1_000
+ROWS_MAX: Final = 10_000
+"""Rows beyond it are left to the poller, which publishes them again and deletes them."""
 MARK_AFTER: Final = timedelta(milliseconds=70)
-"""The first mark of a batch waits so long after its row is gone."""
+"""How long a job waits for its mark once its row is gone, and others to be marked with it."""
 MARK_YOUNGEST: Final = timedelta(milliseconds=50)
-"""And takes those along that have waited so long."""
+"""A job that waits for less is left to the next batch: most start by then."""
 MARK_MAX: Final = 500
-WAITING_MAX: Final = 50_000
+UNMARKED_MAX: Final = 50_000
 """Beyond it marks are left out: the job runs all the same, or a sweep finds it."""
 POUR_MIN: Final = 16
-"""So many rows at once are a pour of jobs, some 500 a second: marks wait until it is over."""
+"""So many jobs to be marked that come at once are a pour, and marks wait until it is over."""
 LULL: Final = timedelta(milliseconds=100)
 """It is over when none has come for so long."""
 PATIENCE: Final = timedelta(seconds=2)
@@ -62,7 +65,7 @@ class Bookkeeper:
 
     def forget(self, confirmed: Sequence[Dispatch]) -> None:
         """Delete these rows soon, and mark their jobs after that."""
-        self._rows.extend(confirmed)
+        self._rows.extend(confirmed[: ROWS_MAX - len(self._rows)])
         if self._rows:
             self._some_rows.set()
 
@@ -75,16 +78,19 @@ class Bookkeeper:
         if len(forgotten) >= POUR_MIN:
             self._poured = now
         for item in forgotten:
-            if not item.dead and len(self._unmarked) < WAITING_MAX:
+            if not item.dead and len(self._unmarked) < UNMARKED_MAX:
                 self._unmarked.append((now, item))
         if self._unmarked:
             self._some_unmarked.set()
 
     async def finish(self) -> None:
-        """Book all that is noted now. Raises StoreUnavailable."""
-        async with self._forgetting, self._marking:  # what is under way is over
-            while self._rows:
-                await self._forget(self._take_rows())
+        """Book all that is noted now, after what is under way. Raises StoreUnavailable."""
+        async with self._forgetting, self._marking:
+            try:
+                while self._rows:
+                    await self._forget(self._take_rows())
+            except StoreUnavailable as error:
+                log.warning("outbox_delete_failed", reason=str(error))
             while self._unmarked:
                 await self._mark(self._take_unmarked(self._unmarked[-1][0]))
 
@@ -103,8 +109,13 @@ class Bookkeeper:
                 try:
                     await self._forget(batch)
                 except StoreUnavailable as error:
-                    # The poller publishes them again; a claim takes only one of the two.
+                    # Safe to run twice. The poller may publish them again meanwhile; a claim takes
+                    # only one of the two.
                     log.warning("outbox_delete_failed", count=len(batch), reason=str(error))
+                    self.forget(batch)
+                else:
+                    continue
+            await asyncio.sleep(BACKOFF.total_seconds())
 
     def _take_rows(self) -> list[Dispatch]:
         batch = [self._rows.popleft() for _ in range(min(len(self._rows), FORGET_MAX))]
@@ -131,7 +142,8 @@ class Bookkeeper:
                     await self._mark(batch)
                 except StoreUnavailable as error:
                     self._streak.failed(error)
-                    self.mark(batch)
+                    self._unmarked.extendleft(reversed(batch))
+                    self._some_unmarked.set()
                 else:
                     self._streak.worked()
                     continue
@@ -145,22 +157,23 @@ class Bookkeeper:
                 return
             await asyncio.sleep(LULL.total_seconds() / 2)
 
-    def _take_unmarked(self, noted_by: float) -> list[Dispatch]:
-        # A job may be here twice, of two dispatches: the statement takes one item a job, and the
-        # later one is the one that still may hold.
-        batch: dict[object, Dispatch] = {}
+    def _take_unmarked(self, noted_by: float) -> list[tuple[float, Dispatch]]:
+        # A job may be here twice, in any order: its newest dispatch is the one that may still hold.
+        batch: dict[object, tuple[float, Dispatch]] = {}
         while self._unmarked and self._unmarked[0][0] <= noted_by and len(batch) < MARK_MAX:
-            item = self._unmarked.popleft()[1]
-            batch[item.job_id] = item
+            noted, item = self._unmarked.popleft()
+            known = batch.get(item.job_id)
+            if known is None or known[1].dispatch_no < item.dispatch_no:
+                batch[item.job_id] = (noted, item)
         if not self._unmarked:
             self._some_unmarked.clear()
         return list(batch.values())
 
-    async def _mark(self, batch: Sequence[Dispatch]) -> None:
+    async def _mark(self, batch: Sequence[tuple[float, Dispatch]]) -> None:
         if not batch:
             return
         marked = await outbox.mark_queued(
-            self._database, [(item.job_id, item.dispatch_no) for item in batch]
+            self._database, [(item.job_id, item.dispatch_no) for _, item in batch]
         )
         for job_id, sequence in marked:
             self._send_hint(EventHint(job_id, sequence, done=False))

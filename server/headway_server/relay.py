@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, Never
 
-import structlog
-
 from headway_core import outbox
 from headway_core.database import Database
 from headway_core.errors import StoreUnavailable
@@ -40,8 +38,6 @@ HOLD_SECONDS_MAX: Final = 9.0
 BACKOFF: Final = timedelta(seconds=1)
 DEFERRAL: Final = timedelta(seconds=10)
 """How long rows that the broker does not take step back behind the others."""
-
-log = structlog.get_logger(__name__)
 
 
 class Relay:

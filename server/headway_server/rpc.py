@@ -96,12 +96,12 @@ class Calls:
         self, path: str, method: Unary[Request, Response]
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def call(raw: bytes, context: Context) -> bytes:
-            with self._begin(path, context) as one:
+            with self._begin(path, context) as running:
                 try:
-                    response = await method.behaviour(_parse(method.request, raw), one.span)
+                    response = await method.behaviour(_parse(method.request, raw), running.span)
                     return response.SerializeToString()
                 except BaseException as error:  # noqa: BLE001 -- the border of every call
-                    status = one.end_by(error)
+                    status = running.end_by(error)
             return await _abort(context, status)
 
         return call
@@ -110,13 +110,13 @@ class Calls:
         self, path: str, method: Streaming[Request, Response]
     ) -> Callable[[bytes, Context], Awaitable[None]]:
         async def call(raw: bytes, context: Context) -> None:
-            with self._begin(path, context) as one:
+            with self._begin(path, context) as running:
                 try:
                     request = _parse(method.request, raw)
-                    await method.behaviour(request, one.span, context.write)
+                    await method.behaviour(request, running.span, context.write)
                     return
                 except BaseException as error:  # noqa: BLE001 -- the border of every call
-                    status = one.end_by(error)
+                    status = running.end_by(error)
             await _abort(context, status)
 
         return call
@@ -150,10 +150,12 @@ class _Call:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if error is None:
-            self.span.status(self.code)
-        self.span.end(error)
-        self._ended(self)
+        try:
+            if error is None:
+                self.span.status(self.code)
+            self.span.end(error)
+        finally:
+            self._ended(self)
 
     def end_by(self, error: BaseException) -> Status:
         """The status for an error, or the error itself if it is gRPC's to deal with."""

@@ -20,6 +20,8 @@ DATABASE_CONNECTIONS: Final = 8
 """For calls; the work in the background has a few of its own."""
 LONG_READ_CONNECTIONS: Final = 3
 BACKGROUND_CONNECTIONS: Final = 8
+BOOKKEEPING_CONNECTIONS: Final = 2
+"""One to delete, one to mark."""
 CALL_DATABASE_TIME_MAX: Final = timedelta(seconds=1.8)
 """For one call to Postgres, waiting for a connection included: clients hear within 2 s."""
 LONG_READ_TIME_MAX: Final = timedelta(seconds=8)

@@ -36,17 +36,14 @@ EVENTS_SHARED_MAX: Final = 20
 """Newest events of a watched job that are kept for those of its watchers that read them later."""
 
 
-class Told(NamedTuple):
-    """An event, and the response that tells of it, made once for all watchers."""
+class EventResponse(NamedTuple):
+    """The response that tells of an event, made once for all watchers: nobody changes it."""
 
-    job: Job
-    """As of the event."""
+    sequence: int
+    state: JobState
+    """The job's, as of the event."""
+    run_epoch: int
     response: WatchJobResponse
-
-    @property
-    def sequence(self) -> int:
-        """The event's."""
-        return self.response.sequence
 
 
 class Topic:
@@ -60,10 +57,10 @@ class Topic:
         self.progress: Progress | None = None
         """The newest of the run `epoch`."""
         self.watchers: set[Watcher] = set()
-        self.shared: deque[Told] = deque(maxlen=EVENTS_SHARED_MAX)
+        self.shared: deque[EventResponse] = deque(maxlen=EVENTS_SHARED_MAX)
         self.reading = asyncio.Lock()
 
-    def shared_after(self, sequence: int) -> list[Told]:
+    def shared_after(self, sequence: int) -> list[EventResponse]:
         """The events after a sequence, if the first of them is among those kept."""
         shared = [event for event in self.shared if event.sequence > sequence]
         return shared if shared and shared[0].sequence == sequence + 1 else []
@@ -163,7 +160,7 @@ class WatchHub:
             raise JobNotFound(job_id)
         return job
 
-    async def events_after(self, topic: Topic, sequence: int) -> Sequence[Told]:
+    async def events_after(self, topic: Topic, sequence: int) -> Sequence[EventResponse]:
         """Some of the events after a sequence, in order; none if there is none."""
         if shared := topic.shared_after(sequence):
             return shared
@@ -174,16 +171,21 @@ class WatchHub:
             self._share(topic, page)
             return page
 
-    async def read_events(self, topic: Topic, sequence: int) -> list[Told]:
+    async def read_events(self, topic: Topic, sequence: int) -> list[EventResponse]:
         """The same, from Postgres in any case: at most EVENTS_READ_MAX, fewer only at the head."""
         async with self._reads:
             read = await events.after(self._database, topic.job_id, sequence, limit=EVENTS_READ_MAX)
-        page = [Told(event.job, event_response(event)) for event in read]
+        page = [
+            EventResponse(
+                event.sequence, event.job.state, event.job.run_epoch, event_response(event)
+            )
+            for event in read
+        ]
         if page:
             topic.note_event(page[-1].sequence)
         return page
 
-    def _share(self, topic: Topic, page: Sequence[Told]) -> None:
+    def _share(self, topic: Topic, page: Sequence[EventResponse]) -> None:
         """Keep the newest events, without a gap, if there is somebody to share them with."""
         if len(topic.watchers) == 1:
             topic.shared.clear()

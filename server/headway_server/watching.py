@@ -7,7 +7,7 @@ at the next write, and nothing piles up meanwhile.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from headway.v1 import Bookmark, WatchJobResponse
 from headway_core.failpoints import failpoint
@@ -16,7 +16,7 @@ from headway_core.states import JobState
 from headway_server.convert import job_message, progress_message
 from headway_server.errors import RequestInvalid, ServerDraining, SlowReader, Violation
 from headway_server.validate import Watching
-from headway_server.watch_hub import EVENTS_READ_MAX, Told, Watcher, WatchHub
+from headway_server.watch_hub import EVENTS_READ_MAX, EventResponse, Watcher, WatchHub
 
 WRITE_PATIENCE: Final = timedelta(seconds=30)
 BOOKMARK_INTERVAL: Final = timedelta(seconds=15)
@@ -98,7 +98,7 @@ class _Stream:
             raise RequestInvalid([Violation("after_sequence", wrong)])
         self._sequence = after_sequence
         if after_sequence == job.sequence:
-            self._stand_at(job)
+            self._stand_at(job.state, job.run_epoch)
             self._bookmark_due = self._time() + self._bookmark_interval_seconds
             return job.done
         return await self.send_events()
@@ -129,7 +129,7 @@ class _Stream:
                 await self._send_progress(progress)
                 continue
             if now >= self._bookmark_due:
-                await self._send_response(WatchJobResponse(bookmark=Bookmark()))
+                await self._send_response(self._response(bookmark=Bookmark()))
                 continue
             until = self._bookmark_due
             if progress is not None:
@@ -140,15 +140,15 @@ class _Stream:
             except TimeoutError:
                 pass
 
-    async def _send(self, page: Sequence[Told]) -> bool:
+    async def _send(self, page: Sequence[EventResponse]) -> bool:
         """Send events. True: the last one is the end."""
         for event in page:
             if event.sequence != self._sequence + 1:
                 return await self._send_snapshot(await self._read(), reset=True)
             self._sequence = event.sequence
-            self._stand_at(event.job)
+            self._stand_at(event.state, event.run_epoch)
             await self._send_response(event.response)
-        match page[-1].job.state:
+        match page[-1].state:
             case JobState.COMPLETED | JobState.CANCELLED:
                 return True
             case JobState.DEAD:
@@ -174,19 +174,21 @@ class _Stream:
 
     async def _send_snapshot(self, job: Job, *, reset: bool) -> bool:
         self._sequence = job.sequence
-        self._stand_at(job)
+        self._stand_at(job.state, job.run_epoch)
         if job.progress is not None:
             self._progress_sent = job.progress.update_time
-        await self._send_response(WatchJobResponse(snapshot=job_message(job), reset=reset))
+        await self._send_response(self._response(snapshot=job_message(job), reset=reset))
         return job.done
 
     async def _send_progress(self, progress: Progress) -> None:
         self._progress_sent = progress.update_time
-        await self._send_response(WatchJobResponse(progress=progress_message(progress)))
+        await self._send_response(self._response(progress=progress_message(progress)))
         self._progress_due = self._time() + self._progress_interval_seconds
 
+    def _response(self, **what: Any) -> WatchJobResponse:
+        return WatchJobResponse(sequence=self._sequence, **what)
+
     async def _send_response(self, response: WatchJobResponse) -> None:
-        response.sequence = self._sequence
         try:
             async with asyncio.timeout(self._write_patience.total_seconds()):
                 await self._write(response)
@@ -194,10 +196,10 @@ class _Stream:
             raise SlowReader(patience=self._write_patience) from error
         self._bookmark_due = self._time() + self._bookmark_interval_seconds
 
-    def _stand_at(self, job: Job) -> None:
+    def _stand_at(self, state: JobState, run_epoch: int) -> None:
         """The stream's reader now knows the job as of here."""
-        self._epoch_read = max(self._epoch_read, job.run_epoch)
-        running_epoch = job.run_epoch if job.state is JobState.RUNNING else None
+        self._epoch_read = max(self._epoch_read, run_epoch)
+        running_epoch = run_epoch if state is JobState.RUNNING else None
         if running_epoch != self._running_epoch:
             # The next run may be on a machine whose clock is behind this one's.
             self._progress_sent = None

@@ -1,14 +1,16 @@
 """What follows a confirm: rows deleted together, marks in the slack after a pour."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from headway_core import outbox, submissions
 from headway_core.database import Database
+from headway_core.errors import StoreUnavailable
 from headway_core.hints import EventHint
 from headway_core.ids import new_job_id
 from headway_core.job import Dispatch, Submission
@@ -40,6 +42,31 @@ async def published(database: Database, count: int) -> list[Dispatch]:
     ]
     stored = await submissions.submit_all(database, items, queue_depth_max=None)
     return [one.dispatch for one in stored if one.dispatch]
+
+
+def without_first_reply(work: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The first time it is done, but nobody hears of it."""
+    lost = iter([True])
+
+    async def call(*arguments: object) -> object:
+        done = await work(*arguments)
+        if next(lost, False):
+            raise StoreUnavailable("the reply was lost")
+        return done
+
+    return call
+
+
+def refused_once(work: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The first time it is not done."""
+    refused = iter([True])
+
+    async def call(*arguments: object) -> object:
+        if next(refused, False):
+            raise StoreUnavailable("away")
+        return await work(*arguments)
+
+    return call
 
 
 async def queued(database: Database) -> int:
@@ -117,6 +144,72 @@ async def test_a_lone_job_is_marked_at_once(
         bookkeeper.forget(dispatches)
         async with asyncio.timeout(30):
             assert (await marked.get()).job_id == dispatches[0].job_id
+
+
+async def test_the_newest_dispatch_of_a_job_is_marked(database: Database) -> None:
+    """A retry may be published before the row of the try before it is gone."""
+    first, other = await published(database, 2)
+    await database.execute("UPDATE jobs SET dispatch_no = 2 WHERE id = $1", first.job_id)
+    async with booking(database) as (bookkeeper, _):
+        for dispatch in (first._replace(dispatch_no=2), other, first):
+            bookkeeper.mark([dispatch])
+        await bookkeeper.finish()
+    assert await queued(database) == 2
+
+
+async def test_what_fails_is_tried_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delete and a mark of which nobody knows whether they came about."""
+    monkeypatch.setattr(module, "BACKOFF", timedelta(milliseconds=50))
+    monkeypatch.setattr(outbox, "delete", without_first_reply(outbox.delete))
+    monkeypatch.setattr(outbox, "mark_queued", refused_once(outbox.mark_queued))
+    dispatches = await published(database, 3)
+    async with booking(database) as (bookkeeper, marked):
+        bookkeeper.forget(dispatches)
+        told = {(await marked.get()).job_id for _ in dispatches}
+    assert told == {dispatch.job_id for dispatch in dispatches}
+    assert await database.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+async def test_a_row_that_a_poller_holds_is_left_to_it(database: Database) -> None:
+    """It is being published again; to wait for it would hold up all others."""
+    held, free = await published(database, 2)
+    async with database.transaction() as poller:
+        await poller.fetch("SELECT FROM outbox WHERE id = $1 FOR UPDATE", held.outbox_id)
+        await outbox.delete(database, [held.outbox_id, free.outbox_id])
+    assert await database.fetchval("SELECT array_agg(id) FROM outbox") == [held.outbox_id]
+    async with database.transaction() as poller:
+        await poller.fetch("SELECT FROM outbox WHERE id = $1 FOR UPDATE", held.outbox_id)
+        await outbox.delete(poller, [held.outbox_id])
+    assert await database.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+async def test_a_finish_marks_even_if_it_cannot_delete(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are published again by the next server; jobs without a mark look lost to it."""
+
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(outbox, "delete", away)
+    kept, gone = await published(database, 2)
+    async with booking(database) as (bookkeeper, _):
+        bookkeeper.forget([kept])
+        bookkeeper.mark([gone])
+        await bookkeeper.finish()
+    assert await queued(database) == 1
+
+
+async def test_dead_letters_are_not_marked(database: Database) -> None:
+    """Nobody waits for them."""
+    (dispatch,) = await published(database, 1)
+    async with booking(database) as (bookkeeper, _):
+        bookkeeper.forget([dispatch._replace(dead=True)])
+        await bookkeeper.finish()
+    assert await queued(database) == 0
+    assert await database.fetchval("SELECT count(*) FROM outbox") == 0
 
 
 async def test_nothing_is_left_behind(database: Database) -> None:

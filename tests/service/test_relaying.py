@@ -1,6 +1,7 @@
 """From the outbox to the broker, with it and without it."""
 
 import asyncio
+from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
@@ -14,7 +15,7 @@ from headway.v1 import (
     SubmitJobRequest,
 )
 from headway_core import events, outbox
-from headway_core.database import Database
+from headway_core.database import Connection, Database
 from headway_core.errors import StoreUnavailable
 from headway_core.hint_codec import OutboxHint
 from headway_server import relay as relay_module
@@ -225,14 +226,14 @@ async def test_rows_survive_a_delete_that_fails(
 ) -> None:
     """Published, but not deleted: published again, which a claim absorbs."""
     await ready(served)
-    delete, failures = outbox.delete, iter([True])
+    delete = outbox.delete
 
-    async def delete_once_broken(*args: object) -> None:
-        if next(failures, False):
+    async def delete_by_pollers_alone(source: Connection | Database, rows: Sequence[int]) -> None:
+        if isinstance(source, Database):
             raise StoreUnavailable("gone")
-        await delete(*args)  # type: ignore[arg-type]
+        await delete(source, rows)
 
-    monkeypatch.setattr(outbox, "delete", delete_once_broken)
+    monkeypatch.setattr(outbox, "delete", delete_by_pollers_alone)
     job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))).job
     await eventually(lambda: _is(rows(database), 0))
     async with looking(amqp_url) as broker:

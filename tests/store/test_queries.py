@@ -55,7 +55,8 @@ async def test_batch_statements_find_their_jobs_by_key(
 
 @pytest.mark.parametrize("rows", [0, 1_000_000])
 @pytest.mark.parametrize(
-    ("table", "name"), [("retention", "remove_finished"), ("jobs", "unfinished")]
+    ("table", "name"),
+    [("retention", "remove_finished"), ("jobs", "unfinished"), ("outbox", "delete")],
 )
 async def test_no_table_is_walked(database: Database, table: str, name: str, rows: int) -> None:
     """What a statement needs of other tables it finds by their keys, too."""

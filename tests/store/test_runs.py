@@ -16,7 +16,7 @@ from headway_core.outcomes import Cancelled, Failed, Outcome, Snoozed, Succeeded
 from headway_core.settlement import decide
 from headway_core.states import EventType, Isolation, JobState
 
-from .conftest import Register, Submit
+from .conftest import DEATH, Register, Submit
 
 TYPES = frozenset({"noop"})
 
@@ -378,6 +378,36 @@ async def test_the_mark_leaves_alone_what_has_moved_on(
     assert await outbox.mark_queued(database, [(waiting, 1)]) == []
     assert await history(database, waiting) == ["SUBMITTED", "QUEUED"]
     assert EventType.QUEUED.name not in await history(database, started)
+
+
+async def test_the_columns_of_a_batch_may_have_gaps(
+    database: Database, submit: Submit, register: Register
+) -> None:
+    """A result, an error, a delay and nothing at all: each end has what is its own."""
+    worker = await register()
+    result = Content(ContentKind.DATA, b"", "text/plain")
+    outcomes = [
+        Succeeded(None),
+        Succeeded(result),
+        DEATH,
+        Snoozed(timedelta(0)),
+        Snoozed(timedelta(hours=1)),
+    ]
+    claims_ = [await must_claim(database, worker, (await submit()).job.id) for _ in outcomes]
+    await runs.settle(
+        database,
+        [end(claimed, outcome) for claimed, outcome in zip(claims_, outcomes, strict=True)],
+        worker_id=worker,
+    )
+    found = [await jobs.get(database, claimed.job_id, full=True) for claimed in claims_]
+    completed, dead, pending = JobState.COMPLETED, JobState.DEAD, JobState.PENDING
+    assert [job.state for job in found] == [completed, completed, dead, pending, pending]
+    assert [job.result for job in found] == [None, result, None, None, None]
+    assert [job.error for job in found] == [None, None, DEATH.error, None, None]
+    delays = [job.next_attempt_time - job.create_time for job in found if job.next_attempt_time]
+    assert [delay > timedelta(minutes=50) for delay in delays] == [False, True]
+    messages = [(await events.after(database, job.id, 2, limit=1))[0].message for job in found]
+    assert [bool(message) for message in messages] == [False, False, True, True, True]
 
 
 async def test_every_end_of_a_batch_is_its_own(

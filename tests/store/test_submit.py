@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from headway_core import jobs, outbox, submissions
-from headway_core.content import json_content
+from headway_core.content import Content, ContentKind, json_content
 from headway_core.database import Database
 from headway_core.errors import IdempotencyKeyReused, JobNotFound, QueueFull, TooManyQueues
 from headway_core.job import QUEUES_MAX, RetryPolicy
@@ -28,6 +28,31 @@ async def test_a_submit_run_again_stores_one_job(database: Database) -> None:
         assert first.created
         assert again.created
         assert again.dispatch is None
+
+
+async def test_the_columns_of_a_batch_may_have_gaps(database: Database) -> None:
+    """What one job has and the next has not stays with the one."""
+    policy = RetryPolicy(max_attempts=2, multiplier=1.5)
+    payload = Content(ContentKind.DATA, b"", "")
+    items = [
+        submission(request_hash=b""),
+        submission(idempotency_key="k", request_hash=b"h", tracestate="a=b"),
+        submission(labels={"a": "b"}, retry_policy=policy, timeout=timedelta(seconds=9)),
+        submission(payload=payload, delay=timedelta(hours=1), queue="default", priority=0),
+    ]
+    for batch in (items, [submission(request_hash=b"")]):
+        await submissions.submit_all(database, batch, queue_depth_max=None)
+    plain, keyed, labelled, paid = [await jobs.get(database, one.id, full=True) for one in items]
+    assert [job.tracestate for job in (plain, keyed, labelled, paid)] == ["", "a=b", "", ""]
+    assert [job.labels for job in (plain, keyed, labelled, paid)] == [{}, {}, {"a": "b"}, {}]
+    assert [job.payload for job in (plain, keyed, labelled, paid)] == [None, None, None, payload]
+    assert [job.max_attempts for job in (plain, keyed, labelled, paid)] == [5, 5, 2, 5]
+    assert paid.next_attempt_time
+    assert paid.next_attempt_time - paid.create_time > timedelta(minutes=50)
+    rows = await database.fetch("SELECT multiplier, timeout FROM jobs ORDER BY id")
+    assert [row["multiplier"] for row in rows] == [None, None, 1.5, None, None]
+    assert [row["timeout"] for row in rows] == [None, None, timedelta(seconds=9), None, None]
+    assert await database.fetchval("SELECT request_hash FROM idempotency_keys") == b"h"
 
 
 async def test_two_hundred_submits_with_one_key_make_one_job(database: Database) -> None:

@@ -138,7 +138,7 @@ async def test_nobody_waits_longer_than_wanted() -> None:
     late = await asyncio.gather(
         *(group.submit(n, within=soon) for n in (1, 2)), return_exceptions=True
     )
-    assert [str(error) for error in late] == ["the database does not answer in time"] * 2
+    assert [str(error) for error in late] == ["the store does not answer in time"] * 2
     hanging.set()
     assert await patient == 0
     assert await group.submit(3, within=timedelta(minutes=1)) == 3

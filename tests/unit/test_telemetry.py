@@ -3,7 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from headway_core import trace_context
 from headway_core.job import Dispatch
 from headway_core.sampling import OVERFLOW_RATIO, TraceBudget
 from headway_core.settings import CoreSettings, load
+from headway_core.spans import ServerSpan
 from headway_core.telemetry import Telemetry
 from headway_core.trace_context import TraceContext
 from tests.broker.conftest import dispatch
@@ -98,6 +100,20 @@ def span_id(span: ReadableSpan) -> str:
     return f"{span.context.span_id:016x}"
 
 
+@contextmanager
+def request_span(
+    telemetry: Telemetry, method: str, metadata: Iterable[tuple[str, str | bytes]] | None
+) -> Iterator[ServerSpan]:
+    """What the server does around a call."""
+    span = telemetry.server_span(method, metadata)
+    try:
+        yield span
+    except BaseException as error:
+        span.end(error)
+        raise
+    span.end()
+
+
 def parent_id(span: ReadableSpan) -> str | None:
     return f"{span.parent.span_id:016x}" if span.parent else None
 
@@ -106,7 +122,7 @@ def test_one_trace_follows_a_job_from_submission_to_settlement(recorder: Recorde
     """P13: submit, publish, process each attempt, settle, across a retry."""
     telemetry = recorder.telemetry
     job_id = uuid4()
-    with telemetry.server_span(SUBMIT, None) as request:
+    with request_span(telemetry, SUBMIT, None) as request:
         request.job(job_id)
     context = request.context
     for number in (1, 2):
@@ -148,7 +164,7 @@ def test_attributes_follow_the_conventions(recorder: Recorder) -> None:
     recorder.telemetry.publish_span(stored(CALLER, dead=True, queue="mail")).end("lost")
     with recorder.telemetry.process_span(run, link=None) as span:
         span.outcome("timed_out", failed=True, message="took longer than 5 s")
-    with recorder.telemetry.server_span(GET, metadata(CALLER)) as request:
+    with request_span(recorder.telemetry, GET, metadata(CALLER)) as request:
         request.status("NOT_FOUND")
     assert attributes(recorder.named("publish headway.jobs")) == {
         "messaging.system": "rabbitmq",
@@ -192,7 +208,7 @@ def test_attributes_follow_the_conventions(recorder: Recorder) -> None:
 def test_only_the_servers_own_failures_are_errors(
     recorder: Recorder, code: str, *, is_error: bool
 ) -> None:
-    with recorder.telemetry.server_span(SUBMIT, None) as span:
+    with request_span(recorder.telemetry, SUBMIT, None) as span:
         span.status(code)
     assert (recorder.named(SUBMIT).status.status_code is StatusCode.ERROR) is is_error
 
@@ -204,7 +220,7 @@ def test_only_the_servers_own_failures_are_errors(
 def test_an_exception_ends_the_request_span_and_its_text_is_kept_out(
     recorder: Recorder, error: BaseException, code: str
 ) -> None:
-    with pytest.raises(type(error)), recorder.telemetry.server_span(SUBMIT, None):
+    with pytest.raises(type(error)), request_span(recorder.telemetry, SUBMIT, None):
         raise error
     span = recorder.named(SUBMIT)
     assert attributes(span)["rpc.response.status_code"] == code
@@ -221,7 +237,7 @@ def test_an_exception_in_a_run_is_told_by_its_type_alone(recorder: Recorder) -> 
 
 
 def test_a_callers_trace_is_continued(recorder: Recorder) -> None:
-    with recorder.telemetry.server_span(SUBMIT, metadata(CALLER)) as span:
+    with request_span(recorder.telemetry, SUBMIT, metadata(CALLER)) as span:
         pass
     assert span.context.trace_id == CALLER.trace_id
     assert span.context.tracestate == "vendor=1"
@@ -231,7 +247,7 @@ def test_a_callers_trace_is_continued(recorder: Recorder) -> None:
 
 def test_a_caller_who_does_not_sample_is_obeyed_by_all(recorder: Recorder) -> None:
     telemetry = recorder.telemetry
-    with telemetry.server_span(SUBMIT, metadata(UNSAMPLED)) as request:
+    with request_span(telemetry, SUBMIT, metadata(UNSAMPLED)) as request:
         pass
     assert request.context == UNSAMPLED
     publish = telemetry.publish_span(stored(request.context))
@@ -262,7 +278,7 @@ def test_a_caller_who_does_not_sample_is_obeyed_by_all(recorder: Recorder) -> No
 def test_what_is_no_trace_context_begins_a_new_trace(
     recorder: Recorder, value: str | bytes
 ) -> None:
-    with recorder.telemetry.server_span(SUBMIT, [("traceparent", value)]) as span:
+    with request_span(recorder.telemetry, SUBMIT, [("traceparent", value)]) as span:
         pass
     assert span.context.trace_id != CALLER.trace_id
     assert trace_context.read(*span.context) == span.context
@@ -277,7 +293,7 @@ def test_a_later_version_of_the_header_is_understood() -> None:
 
 
 def test_reading_a_job_costs_no_trace(recorder: Recorder) -> None:
-    with recorder.telemetry.server_span(GET, None) as span:
+    with request_span(recorder.telemetry, GET, None) as span:
         pass
     assert not span.context.sampled
     assert not recorder.spans
@@ -287,7 +303,7 @@ def test_every_job_has_a_trace_id_sampled_or_not() -> None:
     for telemetry in (Telemetry.off(), Recorder(0).telemetry):
         seen = set()
         for _ in range(100):
-            with telemetry.server_span(SUBMIT, None) as span:
+            with request_span(telemetry, SUBMIT, None) as span:
                 seen.add(span.context.trace_id)
             assert trace_context.read(*span.context) == span.context
             assert not span.context.sampled
@@ -296,14 +312,14 @@ def test_every_job_has_a_trace_id_sampled_or_not() -> None:
 
 def test_the_decision_travels_even_from_a_process_that_exports_nothing() -> None:
     """A server without a collector still decides for workers that have one."""
-    with Telemetry(None, traces_per_second=100).server_span(SUBMIT, None) as span:
+    with request_span(Telemetry(None, traces_per_second=100), SUBMIT, None) as span:
         pass
     assert span.context.sampled
 
 
 def test_each_job_of_a_batch_has_a_trace_of_its_own(recorder: Recorder) -> None:
     job_ids = [uuid4() for _ in range(3)]
-    with recorder.telemetry.server_span(BATCH, None) as request:
+    with request_span(recorder.telemetry, BATCH, None) as request:
         contexts = request.contexts(3)
         request.jobs(job_ids)
     assert len({context.trace_id for context in contexts} | {request.context.trace_id}) == 4
@@ -318,7 +334,7 @@ def test_each_job_of_a_batch_has_a_trace_of_its_own(recorder: Recorder) -> None:
 
 def test_the_jobs_of_a_batch_stay_within_the_budget() -> None:
     recorder = Recorder(traces_per_second=10)
-    with recorder.telemetry.server_span(BATCH, None) as request:
+    with request_span(recorder.telemetry, BATCH, None) as request:
         contexts = request.contexts(1000)
     sampled = sum(context.sampled for context in contexts)
     assert 9 <= sampled <= 30
@@ -326,7 +342,7 @@ def test_the_jobs_of_a_batch_stay_within_the_budget() -> None:
 
 
 def test_the_jobs_of_a_tracing_callers_batch_are_in_the_callers_trace(recorder: Recorder) -> None:
-    with recorder.telemetry.server_span(BATCH, metadata(CALLER)) as request:
+    with request_span(recorder.telemetry, BATCH, metadata(CALLER)) as request:
         contexts = request.contexts(3)
         request.jobs([uuid4()] * 3)
     assert contexts == [request.context] * 3
@@ -440,7 +456,7 @@ def test_shutdown_does_not_wait_for_a_deaf_collector(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", deaf_collector)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "30")
     telemetry = Telemetry.start("headway-test", load(CoreSettings, URLS))
-    with telemetry.server_span(SUBMIT, None):
+    with request_span(telemetry, SUBMIT, None):
         pass
     begun = time.monotonic()
     telemetry.shutdown()
@@ -455,7 +471,7 @@ def test_a_collector_takes_precedence_over_files(
     monkeypatch.setattr("headway_core.trace_files.FLUSH_SECONDS_MAX", 0.1)
     settings = load(CoreSettings, URLS | {"HEADWAY_TRACE_DIR": str(tmp_path / "traces")})
     telemetry = Telemetry.start("headway-test", settings)
-    with telemetry.server_span(SUBMIT, None):
+    with request_span(telemetry, SUBMIT, None):
         pass
     telemetry.shutdown()
     assert not (tmp_path / "traces").exists()

@@ -1,7 +1,7 @@
 -- name: settle
 -- End runs: RUNNING -> COMPLETED, FAILED, PENDING, DEAD or CANCELLED, each guarded by worker and epoch.
 -- While a cancel request stands, any end but COMPLETED is CANCELLED.
--- $1 worker, $2 job ids, $3 run epochs, $4 claim ids, $5 states, $6 event types, $7 messages, $8 failures,
+-- $1 worker, $2 job ids, $3 run epochs, $4 claim ids, $5 states, $6 event types, $7 messages (null: none), $8 failures,
 -- $9 crashes, $10 isolations, $11 delays until due (null: at once), $12 result kinds,
 -- $13 result types, $14 results, $15 error types (null: keep), $16 error messages, $17 error retryables,
 -- $18 fingerprints, $19 whether the delivery is in hand (else a DEAD job is published to the dead letters),
@@ -74,7 +74,7 @@ WITH item AS (
     WHERE state IN (1, 5) OR (state = 6 AND NOT in_hand)
 ), letter AS (
     INSERT INTO dead_letters (job_id, type, queue, fingerprint, reason, dead_time)
-    SELECT id, type, queue, fingerprint, message, end_time FROM settled WHERE state = 6
+    SELECT id, type, queue, fingerprint, coalesce(message, ''), end_time FROM settled WHERE state = 6
 )
 SELECT
     item.job_id, settled.state, settled.sequence,

@@ -1,6 +1,6 @@
 -- name: submit
 -- Store new jobs with event 1, outbox row and idempotency key.
--- $1 ids, $2 types, $3 queues (null: the handler's), $4 priorities, $5 keys (null: none), $6 request hashes,
+-- $1 ids, $2 types, $3 queues (null: the handler's), $4 priorities, $5 keys (null: none), $6 request hashes (null: no key),
 -- $7 delays (null: none), $8 run times (null: none), $9 max_attempts, $10 initial_backoffs,
 -- $11 max_backoffs, $12 multipliers, $13 timeouts (null: the handler's), $14 labels as JSON,
 -- $15 traceparents, $16 tracestates (null: none), $17 payload kinds, $18 payload types, $19 payloads,
