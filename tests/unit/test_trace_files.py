@@ -78,9 +78,9 @@ def test_a_service_name_cannot_lead_elsewhere(tmp_path: Path) -> None:
 def test_what_is_exported_is_read_back(tmp_path: Path) -> None:
     settings = load(CoreSettings, URLS | {"HEADWAY_TRACE_DIR": str(tmp_path / "traces")})
     telemetry = Telemetry.start("headway-test", settings, {})
-    with telemetry.server_span(SUBMIT, None) as request:
-        job_id = uuid4()
-        request.job(job_id)
+    request, job_id = telemetry.server_span(SUBMIT, None), uuid4()
+    request.job(job_id)
+    request.end()
     publish = telemetry.publish_span(stored(request.context, job_id=job_id))
     publish.end()
     with telemetry.process_span(Run(request.context, job_id), link=publish.context) as run:
