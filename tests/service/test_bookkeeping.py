@@ -172,19 +172,6 @@ async def test_what_fails_is_tried_again(
     assert await database.fetchval("SELECT count(*) FROM outbox") == 0
 
 
-async def test_a_row_that_a_poller_holds_is_left_to_it(database: Database) -> None:
-    """It is being published again; to wait for it would hold up all others."""
-    held, free = await published(database, 2)
-    async with database.transaction() as poller:
-        await poller.fetch("SELECT FROM outbox WHERE id = $1 FOR UPDATE", held.outbox_id)
-        await outbox.delete(database, [held.outbox_id, free.outbox_id])
-    assert await database.fetchval("SELECT array_agg(id) FROM outbox") == [held.outbox_id]
-    async with database.transaction() as poller:
-        await poller.fetch("SELECT FROM outbox WHERE id = $1 FOR UPDATE", held.outbox_id)
-        await outbox.delete(poller, [held.outbox_id])
-    assert await database.fetchval("SELECT count(*) FROM outbox") == 0
-
-
 async def test_a_finish_marks_even_if_it_cannot_delete(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,11 +18,7 @@ LIMIT $1
 
 -- name: delete
 -- Forget rows whose messages the broker has confirmed. $1 ids.
--- A row that a poller has locked is being published again, and is the poller's to delete.
-WITH locked AS MATERIALIZED (
-    SELECT id FROM outbox WHERE id = ANY ($1::bigint[]) ORDER BY id FOR UPDATE SKIP LOCKED
-)
-DELETE FROM outbox USING locked WHERE outbox.id = locked.id
+DELETE FROM outbox WHERE id = ANY ($1::bigint[])
 
 -- name: defer
 -- Leave rows alone for a while: what cannot be published must not stand in front of the rest.
