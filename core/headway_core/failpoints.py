@@ -84,7 +84,10 @@ class Failpoints:
         if self._file is None:
             self._counts[name] = self._counts.get(name, 0) + 1
             return self._counts[name]
-        for number in count(self._counts.get(name, 0) + 1):
+        known = self._counts.get(name, 0)
+        if not self._file.with_name(f"{name}.{known}").exists():
+            known = 0  # armed anew
+        for number in count(known + 1):
             try:
                 descriptor = os.open(
                     self._file.with_name(f"{name}.{number}"), os.O_CREAT | os.O_EXCL | os.O_WRONLY

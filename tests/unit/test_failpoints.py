@@ -59,6 +59,20 @@ async def test_a_file_is_read_at_each_hit_and_counts_over_all_processes(tmp_path
     assert not (tmp_path / "a.4").exists()
 
 
+async def test_a_file_that_is_armed_anew_is_counted_from_1(tmp_path: Path) -> None:
+    """By a process, too, that has reached the place before."""
+    plan = tmp_path / "plan"
+    plan.write_text("a=raise@3")
+    points = Failpoints(str(plan))
+    for _ in range(2):
+        await points.reach("a")
+    for file in tmp_path.glob("a.*"):
+        file.unlink()
+    plan.write_text("a=raise@1")
+    with pytest.raises(StoreUnavailable):
+        await points.reach("a")
+
+
 async def test_a_pause_holds_up_this_call_alone() -> None:
     points = Failpoints("a=pause:600")
     async with asyncio.timeout(60):
