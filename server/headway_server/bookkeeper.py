@@ -86,11 +86,8 @@ class Bookkeeper:
     async def finish(self) -> None:
         """Book all that is noted now, after what is under way. Raises StoreUnavailable."""
         async with self._forgetting, self._marking:
-            try:
-                while self._rows:
-                    await self._forget(self._take_rows())
-            except StoreUnavailable as error:
-                log.warning("outbox_delete_failed", reason=str(error))
+            while self._rows and await self._forget(self._take_rows()):
+                pass
             while self._unmarked:
                 await self._mark(self._take_unmarked(self._unmarked[-1][0]))
 
@@ -105,17 +102,9 @@ class Bookkeeper:
             await self._some_rows.wait()
             await asyncio.sleep(FORGET_AFTER.total_seconds())
             async with self._forgetting:
-                batch = self._take_rows()
-                try:
-                    await self._forget(batch)
-                except StoreUnavailable as error:
-                    # Safe to run twice. The poller may publish them again meanwhile; a claim takes
-                    # only one of the two.
-                    log.warning("outbox_delete_failed", count=len(batch), reason=str(error))
-                    self.forget(batch)
-                else:
-                    continue
-            await asyncio.sleep(BACKOFF.total_seconds())
+                forgotten = await self._forget(self._take_rows())
+            if not forgotten:
+                await asyncio.sleep(BACKOFF.total_seconds())
 
     def _take_rows(self) -> list[Dispatch]:
         batch = [self._rows.popleft() for _ in range(min(len(self._rows), FORGET_MAX))]
@@ -123,12 +112,20 @@ class Bookkeeper:
             self._some_rows.clear()
         return batch
 
-    async def _forget(self, batch: Sequence[Dispatch]) -> None:
+    async def _forget(self, batch: Sequence[Dispatch]) -> bool:
+        """Delete rows, or else keep them for the next try, which may delete them twice."""
         if not batch:
-            return
-        await outbox.delete(self._database, [item.outbox_id for item in batch])
+            return True
+        try:
+            await outbox.delete(self._database, [item.outbox_id for item in batch])
+        except StoreUnavailable as error:
+            # The poller may publish them again meanwhile; a claim takes only one of the two.
+            log.warning("outbox_delete_failed", count=len(batch), reason=str(error))
+            self.forget(batch)
+            return False
         await failpoint("after_outbox_delete")
         self.mark(batch)
+        return True
 
     async def _keep_marking(self) -> Never:
         loop = asyncio.get_running_loop()
