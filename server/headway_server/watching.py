@@ -7,7 +7,7 @@ at the next write, and nothing piles up meanwhile.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from headway.v1 import Bookmark, WatchJobResponse
 from headway_core.failpoints import failpoint
@@ -129,7 +129,9 @@ class _Stream:
                 await self._send_progress(progress)
                 continue
             if now >= self._bookmark_due:
-                await self._send_response(self._response(bookmark=Bookmark()))
+                await self._send_response(
+                    WatchJobResponse(sequence=self._sequence, bookmark=Bookmark())
+                )
                 continue
             until = self._bookmark_due
             if progress is not None:
@@ -177,16 +179,17 @@ class _Stream:
         self._stand_at(job.state, job.run_epoch)
         if job.progress is not None:
             self._progress_sent = job.progress.update_time
-        await self._send_response(self._response(snapshot=job_message(job), reset=reset))
+        await self._send_response(
+            WatchJobResponse(sequence=self._sequence, snapshot=job_message(job), reset=reset)
+        )
         return job.done
 
     async def _send_progress(self, progress: Progress) -> None:
         self._progress_sent = progress.update_time
-        await self._send_response(self._response(progress=progress_message(progress)))
+        await self._send_response(
+            WatchJobResponse(sequence=self._sequence, progress=progress_message(progress))
+        )
         self._progress_due = self._time() + self._progress_interval_seconds
-
-    def _response(self, **what: Any) -> WatchJobResponse:
-        return WatchJobResponse(sequence=self._sequence, **what)
 
     async def _send_response(self, response: WatchJobResponse) -> None:
         try:
