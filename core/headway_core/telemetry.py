@@ -69,7 +69,20 @@ class Telemetry:
         self, method: str, metadata: Iterable[tuple[str, str | bytes]] | None
     ) -> ServerSpan:
         """Begin the span of a request or stream; `method` is `package.Service/Method`."""
-        return self._begin_request(method, trace_context.read_metadata(metadata))
+        caller = trace_context.read_metadata(metadata)
+        if caller:
+            span = self._begin(method, caller) if self._records(caller) else None
+            return ServerSpan(span, trace_context.of(span) if span else caller)
+        if method not in spans.BEGINS_TRACES:
+            return ServerSpan(None, trace_context.new(sampled=False))
+        root = trace_context.new(sampled=self._budget.take())
+        span = self._begin(method, None) if self._records(root) else None
+        context = trace_context.of(span) if span else root
+
+        def begin_job() -> tuple[Span | None, TraceContext]:
+            return self._create(context)
+
+        return ServerSpan(span, context, begin_job)
 
     def publish_span(self, dispatch: Dispatch) -> PublishSpan:
         """Begin the span of one try to publish, to be ended by its `end`."""
@@ -125,21 +138,6 @@ class Telemetry:
 
     def _records(self, context: TraceContext) -> bool:
         return self.provider is not None and context.sampled
-
-    def _begin_request(self, method: str, caller: TraceContext | None) -> ServerSpan:
-        if caller:
-            span = self._begin(method, caller) if self._records(caller) else None
-            return ServerSpan(span, trace_context.of(span) if span else caller)
-        if method not in spans.BEGINS_TRACES:
-            return ServerSpan(None, trace_context.new(sampled=False))
-        root = trace_context.new(sampled=self._budget.take())
-        span = self._begin(method, None) if self._records(root) else None
-        context = trace_context.of(span) if span else root
-
-        def begin_job() -> tuple[Span | None, TraceContext]:
-            return self._create(context)
-
-        return ServerSpan(span, context, begin_job)
 
     def _begin(self, method: str, caller: TraceContext | None) -> Span:
         return self._tracer.start_span(
