@@ -53,7 +53,7 @@ class GroupCommit(Generic[Item, Result]):
         self._filled.set()
         if within is None:
             return await future
-        # Not asyncio.timeout: that takes three times as long, and this is done for every call.
+        # Not asyncio.timeout: that takes four times as long, and this is done for every call.
         timer = loop.call_later(within.total_seconds(), _give_up, future)
         try:
             return await future

@@ -48,7 +48,7 @@ PROCESS_NAME: Final = "headway-server"
 LINGER: Final = timedelta(milliseconds=6)
 """Between shared commits, under load only."""
 FINISH: Final = timedelta(seconds=2)
-"""For publishes and marks that are under way at the end."""
+"""For publishes that are under way at the end, and as long again for deletes and marks."""
 LAST_CALLS: Final = timedelta(milliseconds=50)
 """A call that was accepted just before the drain may not have reached its handler yet."""
 
