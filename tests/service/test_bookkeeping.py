@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
 from headway_core import outbox, submissions
@@ -96,6 +97,18 @@ async def test_rows_that_are_confirmed_together_are_deleted_together(
     assert deleted == [10]
     assert told == {dispatch.job_id for dispatch in dispatches}
     assert await database.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+async def test_a_delete_does_not_wait_for_the_disk(database: Database, database_url: str) -> None:
+    """What comes over its connection after it does: a submit perhaps."""
+    ids = [dispatch.outbox_id for dispatch in await published(database, 2)]
+    async with asyncpg.create_pool(database_url, min_size=1) as pool, pool.acquire() as connection:
+        await connection.execute("SET synchronous_commit = on")
+        async with connection.transaction():
+            await outbox.delete(connection, ids)
+            assert await connection.fetchval("SHOW synchronous_commit") == "off"
+        assert await connection.fetchval("SHOW synchronous_commit") == "on"
+        assert await connection.fetchval("SELECT count(*) FROM outbox") == 0
 
 
 async def test_marks_wait_until_a_pour_is_over(

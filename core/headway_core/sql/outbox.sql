@@ -18,7 +18,11 @@ LIMIT $1
 
 -- name: delete
 -- Forget rows whose messages the broker has confirmed. $1 ids.
-DELETE FROM outbox WHERE id = ANY ($1::bigint[])
+-- The commit does not wait for the disk: rows that a crash of Postgres brings back are published again.
+WITH unhurried AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true)
+)
+DELETE FROM outbox USING unhurried WHERE id = ANY ($1::bigint[])
 
 -- name: defer
 -- Leave rows alone for a while: what cannot be published must not stand in front of the rest.
