@@ -11,6 +11,7 @@ import orjson
 from headway_core.errors import ContentRefused
 
 CONTENT_BYTES_MAX: Final = 262_144
+JSON_MEDIA_TYPE: Final = "application/json"
 JSON_DEPTH_MAX: Final = 28
 """A JSON object costs three message levels in a Struct, and Protobuf parsers stop at 100."""
 WHOLE_NUMBER_MAX: Final = 2**53

@@ -1,7 +1,5 @@
 """DEAD jobs: found, grouped, replayed."""
 
-import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,16 +15,6 @@ from headway_core.queries import load
 from headway_core.states import JobState
 
 SQL: Final = load("dead_letters")
-
-_VARYING = re.compile(
-    r"0x[0-9a-f]+|[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}|\d+", re.IGNORECASE
-)
-
-
-def fingerprint(type_: str, error: JobError) -> str:
-    """What alike deaths share: job type, cause and text but for numbers, addresses and IDs."""
-    text = _VARYING.sub("#", error.message[:1024])
-    return hashlib.sha256(f"{type_}\n{error.type}\n{text}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

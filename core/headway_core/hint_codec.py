@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar, Final, NamedTuple, assert_never
 from uuid import UUID
 
@@ -47,6 +48,13 @@ class OutboxHint:
 
 
 Hint = EventHint | ProgressHint | CancelHint | OutboxHint
+
+
+class HintLoss(StrEnum):
+    """Why a hint was not passed on."""
+
+    DROPPED = "dropped"
+    MALFORMED = "malformed"
 
 
 def encode(hints: Iterable[Hint]) -> bytes:

@@ -18,18 +18,18 @@ from pydantic import SecretStr
 
 from headway_core.broker import BrokerConnection, Session, open_channel
 from headway_core.broker_border import broker_border
+from headway_core.content import JSON_MEDIA_TYPE
 from headway_core.errors import BrokerUnavailable
 from headway_core.hint_codec import (
     CancelHint,
     EventHint,
     Hint,
+    HintLoss,
     OutboxHint,
     ProgressHint,
     decode,
     encode,
 )
-from headway_core.messages import CONTENT_TYPE
-from headway_core.metrics import HintLoss, Metrics
 from headway_core.topology import declare_hints, declare_hints_exchange
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "EventHint",
     "Hint",
     "HintListener",
+    "HintLoss",
     "HintPublisher",
     "OutboxHint",
     "ProgressHint",
@@ -53,17 +54,23 @@ HINTS_PER_MESSAGE: Final = 100
 UNREAD_MAX: Final = 10_000
 """Messages received and not yet passed on; beyond it the oldest are dropped."""
 
+CountLost = Callable[[HintLoss, int], None]
+
 _Key = tuple[type[Hint], UUID | None]
 
 log = structlog.get_logger(__name__)
 
 
+def _count_nothing(_why: HintLoss, _count: int) -> None:
+    """Nobody asks how many hints are lost."""
+
+
 class HintPublisher:
     """Sends hints. `run` belongs into the process's TaskGroup."""
 
-    def __init__(self, url: SecretStr, *, name: str, metrics: Metrics) -> None:
+    def __init__(self, url: SecretStr, *, name: str, lost: CountLost = _count_nothing) -> None:
         self._session = Session(url, name=name, use=self._use)
-        self._metrics = metrics
+        self._lost = lost
         self._pending: dict[_Key, Hint] = {}
         self._arrived = asyncio.Event()
 
@@ -82,7 +89,7 @@ class HintPublisher:
         self._pending[key] = newer(older, hint) if older else hint
         if len(self._pending) > PENDING_MAX:
             del self._pending[next(iter(self._pending))]
-            self._metrics.hint_lost(HintLoss.DROPPED)
+            self._lost(HintLoss.DROPPED, 1)
         self._arrived.set()
 
     async def run(self) -> Never:
@@ -102,7 +109,7 @@ class HintPublisher:
             busy = BUSY_HINTS_MIN <= len(hints) < HINTS_PER_MESSAGE
             next_time = loop.time() + (BUSY_WINDOW_SECONDS if busy else WINDOW_SECONDS)
             properties = Basic.Properties(
-                content_type=CONTENT_TYPE, delivery_mode=DeliveryMode.NOT_PERSISTENT
+                content_type=JSON_MEDIA_TYPE, delivery_mode=DeliveryMode.NOT_PERSISTENT
             )
             # No deadline: an alarm at the broker may block this for long, and is no reason to
             # connect anew. Loss of the connection ends it.
@@ -129,7 +136,7 @@ class HintListener:
         name: str,
         callback: Callable[[Hint], None],
         on_reconnect: Callable[[], None],
-        metrics: Metrics,
+        lost: CountLost = _count_nothing,
         wanted: Callable[[bytes], bool] = lambda _: True,
     ) -> None:
         """Prepare to listen.
@@ -144,7 +151,7 @@ class HintListener:
         self._session = Session(url, name=name, use=self._use)
         self._callback = callback
         self._on_reconnect = on_reconnect
-        self._metrics = metrics
+        self._lost = lost
         self._wanted = wanted
         self._subscribed = False
 
@@ -163,7 +170,7 @@ class HintListener:
         def hear(body: bytes) -> None:
             if unread.qsize() >= UNREAD_MAX:
                 unread.get_nowait()
-                self._metrics.hint_lost(HintLoss.DROPPED)
+                self._lost(HintLoss.DROPPED, 1)
             unread.put_nowait(body)
 
         def direct(_consumer: bytes, _tag: int, _properties: bytes, body: bytes) -> bool:
@@ -200,7 +207,7 @@ class HintListener:
             return
         hints, malformed = decode(body)
         if malformed:
-            self._metrics.hint_lost(HintLoss.MALFORMED, malformed)
+            self._lost(HintLoss.MALFORMED, malformed)
             log.debug("hints_malformed", count=malformed)
         for hint in hints:
             self._callback(hint)

@@ -11,12 +11,12 @@ import orjson
 from aio_pika import DeliveryMode
 
 from headway_core import trace_context
+from headway_core.content import JSON_MEDIA_TYPE
 from headway_core.ids import read_id
 from headway_core.job import Dispatch
 from headway_core.lenient_frames import DEATHS, UNREADABLE
 from headway_core.trace_context import TraceContext
 
-CONTENT_TYPE: Final = "application/json"
 BODY_BYTES_MAX: Final = 256
 """Far more than `body` writes."""
 REASON_CHARACTERS_MAX: Final = 64
@@ -27,7 +27,7 @@ _WRITTEN: Final = re.compile(
     rb'\{"job_id":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})","dispatch_no":([1-9][0-9]{0,9})\}'
 )
 """What `body` writes, to the letter."""
-_TYPE: Final = b"\x10" + CONTENT_TYPE.encode()
+_TYPE: Final = b"\x10" + JSON_MEDIA_TYPE.encode()
 _TRACED: Final = b"\xb8\x80" + _TYPE
 """Flags and the first value; headers, delivery mode, priority and message ID follow."""
 _UNTRACED: Final = b"\x98\x80" + _TYPE

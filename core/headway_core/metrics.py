@@ -15,6 +15,7 @@ from opentelemetry.metrics import (
     Observation,
 )
 
+from headway_core.hint_codec import HintLoss
 from headway_core.settings import CoreSettings
 from headway_core.sweeps import QueueStatistics
 
@@ -37,13 +38,6 @@ class Publish(StrEnum):
     LOST = "lost"
     """The connection broke, or five seconds passed, before the broker spoke."""
     NOT_SENT = "not_sent"
-
-
-class HintLoss(StrEnum):
-    """Why a hint was not passed on."""
-
-    DROPPED = "dropped"
-    MALFORMED = "malformed"
 
 
 class Metrics:
@@ -126,7 +120,7 @@ class Metrics:
         if count:
             self._published.add(count, {"result": result.value})
 
-    def hint_lost(self, why: HintLoss, count: int = 1) -> None:
+    def hint_lost(self, why: HintLoss, count: int) -> None:
         """Count hints that were not passed on."""
         self._hints_lost.add(count, {"why": why.value})
 

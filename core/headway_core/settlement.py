@@ -1,5 +1,7 @@
 """What follows from the way a run ended: a pure decision."""
 
+import hashlib
+import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
@@ -7,7 +9,6 @@ from typing import Final, assert_never
 
 from headway_core.backoff import exponential, full_jitter
 from headway_core.content import Content, storable_text
-from headway_core.dead_letters import fingerprint
 from headway_core.job import (
     CRASHES_MAX,
     ERROR_BYTES_MAX,
@@ -29,6 +30,10 @@ from headway_core.rows import given
 from headway_core.states import EventType, Isolation, JobState
 
 SNOOZE_MAX: Final = timedelta(days=365)
+
+_VARYING: Final = re.compile(
+    r"0x[0-9a-f]+|[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}|\d+", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,12 @@ class Settlement:
     """None leaves the error of an earlier attempt."""
     fingerprint: str | None = None
     """For a DEAD job."""
+
+
+def fingerprint(type_: str, error: JobError) -> str:
+    """What alike deaths share: job type, cause and text but for numbers, addresses and IDs."""
+    text = _VARYING.sub("#", error.message[:1024])
+    return hashlib.sha256(f"{type_}\n{error.type}\n{text}".encode()).hexdigest()[:16]
 
 
 def decide(budget: RunBudget, outcome: Outcome, *, random: Random) -> Settlement:

@@ -97,7 +97,9 @@ async def running(
         await check_schema(database)
 
         hub = WatchHub(calls_database)
-        hints = HintPublisher(settings.amqp_url, name=f"{PROCESS_NAME} hints", metrics=metrics)
+        hints = HintPublisher(
+            settings.amqp_url, name=f"{PROCESS_NAME} hints", lost=metrics.hint_lost
+        )
         publisher = Publisher(
             settings.amqp_url, name=f"{PROCESS_NAME} relay", telemetry=telemetry, metrics=metrics
         )
@@ -114,7 +116,7 @@ async def running(
             name=f"{PROCESS_NAME} listener",
             callback=hear,
             on_reconnect=hub.poll_now,
-            metrics=metrics,
+            lost=metrics.hint_lost,
             wanted=lambda body: hub.watched > 0 or OutboxHint.mark in body,
         )
         reaper = Reaper(

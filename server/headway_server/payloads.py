@@ -14,6 +14,7 @@ from headway.v1 import Payload
 from headway_core.content import (
     CONTENT_BYTES_MAX,
     JSON_DEPTH_MAX,
+    JSON_MEDIA_TYPE,
     WHOLE_NUMBER_MAX,
     Content,
     ContentKind,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from google.protobuf.struct_pb2 import Struct, Value
 
-JSON_MEDIA_TYPE: Final = "application/json"
 KEY_CHARACTERS_SHOWN: Final = 40
 
 

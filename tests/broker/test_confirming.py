@@ -10,6 +10,7 @@ from aiormq import Channel
 from headway_core import messages
 from headway_core.broker import open_channel
 from headway_core.confirming import Confirmation, ConfirmChannel, Outgoing
+from headway_core.content import JSON_MEDIA_TYPE
 from headway_core.errors import BrokerUnavailable, Defect
 from headway_core.topology import JOBS_EXCHANGE, declare, job_queue
 from headway_core.trace_context import TraceContext
@@ -107,7 +108,7 @@ async def test_what_is_sent_is_what_arrives(
     first, second = await queue.get(), await queue.get()
     assert first is not None
     assert second is not None
-    assert (first.body, first.priority, first.content_type) == (body, 7, messages.CONTENT_TYPE)
+    assert (first.body, first.priority, first.content_type) == (body, 7, JSON_MEDIA_TYPE)
     assert first.headers == CONTEXT._asdict()
     assert first.delivery_mode == DeliveryMode.PERSISTENT
     assert second.body == b""

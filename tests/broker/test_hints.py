@@ -1,6 +1,7 @@
 """Hints arrive soon, cost little, and are lost in order when there are too many."""
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -17,27 +18,17 @@ from headway_core.hints import (
     EventHint,
     Hint,
     HintListener,
+    HintLoss,
     HintPublisher,
     OutboxHint,
     ProgressHint,
 )
 from headway_core.job import Progress
-from headway_core.metrics import HintLoss, Metrics
 from headway_core.topology import HINTS_EXCHANGE, declare_hints
 from tests.broker.conftest import running, until
 from tests.service.proxy import proxied
 
 JOB = "0199f0a1-7c1e-7000-8000-000000000001"
-
-
-class CountingMetrics:
-    """Keeps what is counted; the rest of Metrics is not used by hints."""
-
-    def __init__(self) -> None:
-        self.lost: dict[HintLoss, int] = dict.fromkeys(HintLoss, 0)
-
-    def hint_lost(self, why: HintLoss, count: int = 1) -> None:
-        self.lost[why] += count
 
 
 class Ears:
@@ -46,21 +37,24 @@ class Ears:
     def __init__(self, url: SecretStr) -> None:
         self.heard: list[Hint] = []
         self.subscriptions = 0
-        self.metrics = CountingMetrics()
+        self.lost: Counter[HintLoss] = Counter()
         self.listener = HintListener(
             url,
             name="test ears",
             callback=self.heard.append,
             on_reconnect=self._count,
-            metrics=self.metrics,  # type: ignore[arg-type]
+            lost=self._count_lost,
         )
+
+    def _count_lost(self, why: HintLoss, count: int) -> None:
+        self.lost[why] += count
 
     def _count(self) -> None:
         self.subscriptions += 1
 
 
 def mouth(url: SecretStr) -> HintPublisher:
-    return HintPublisher(url, name="test mouth", metrics=Metrics.off())
+    return HintPublisher(url, name="test mouth")
 
 
 def progress(done: float) -> Progress:
@@ -148,11 +142,13 @@ async def test_what_waits_to_be_sent_is_bounded_and_the_oldest_go_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(hints_module, "PENDING_MAX", 3)
-    metrics = CountingMetrics()
-    publishes = HintPublisher(SecretStr("amqp://x/"), name="test", metrics=metrics)  # type: ignore[arg-type]
+    lost: list[tuple[HintLoss, int]] = []
+    publishes = HintPublisher(
+        SecretStr("amqp://x/"), name="test", lost=lambda *loss: lost.append(loss)
+    )
     for sequence in range(5):
         publishes.send(EventHint(UUID(int=sequence), sequence, done=False))
-    assert metrics.lost[HintLoss.DROPPED] == 2
+    assert lost == [(HintLoss.DROPPED, 1)] * 2
     assert [hint.sequence for hint in publishes._take() if isinstance(hint, EventHint)] == [2, 3, 4]
 
 
@@ -190,7 +186,7 @@ async def test_what_strangers_send_is_counted_and_ignored(
             await exchange.publish(Message(sent), routing_key="")
         await until(lambda: len(ears.heard) == 1)
     assert ears.heard == [OutboxHint()]
-    assert ears.metrics.lost[HintLoss.MALFORMED] == malformed
+    assert ears.lost[HintLoss.MALFORMED] == malformed
 
 
 async def test_a_malformed_hint_takes_no_sound_one_with_it(
@@ -203,7 +199,7 @@ async def test_a_malformed_hint_takes_no_sound_one_with_it(
         exchange = await channel.get_exchange(HINTS_EXCHANGE)
         await exchange.publish(Message(b'[["outbox"], ["nonsense"], ["outbox"]]'), routing_key="")
         await until(lambda: len(ears.heard) == 2)
-    assert ears.metrics.lost[HintLoss.MALFORMED] == 1
+    assert ears.lost[HintLoss.MALFORMED] == 1
 
 
 async def test_a_lost_subscription_comes_back_and_says_so(url: SecretStr) -> None:
@@ -246,9 +242,7 @@ async def test_a_callback_that_raises_ends_the_listener(url: SecretStr) -> None:
     def fail(hint: Hint) -> None:
         raise LookupError("ours")
 
-    listener = HintListener(
-        url, name="test", callback=fail, on_reconnect=lambda: None, metrics=Metrics.off()
-    )
+    listener = HintListener(url, name="test", callback=fail, on_reconnect=lambda: None)
     publishes = mouth(url)
 
     async def hear_one() -> None:

@@ -17,7 +17,6 @@ from headway_core import publishing, runs
 from headway_core.database import Database
 from headway_core.hints import EventHint, HintPublisher
 from headway_core.job import JobError, Progress
-from headway_core.metrics import Metrics
 from headway_core.outcomes import Failed, Succeeded
 from headway_core.topology import JOBS_EXCHANGE, job_queue
 from tests.faults.broker import QUEUE
@@ -154,7 +153,7 @@ async def test_lost_doubled_and_shuffled_hints_cost_a_watcher_nothing(
     reading = asyncio.create_task(read())
     claim = await worker.claim(job_id)
     random = Random(7)
-    mouth = HintPublisher(SecretStr(amqp_url), name="test", metrics=Metrics.off())
+    mouth = HintPublisher(SecretStr(amqp_url), name="test")
     speaking = asyncio.create_task(mouth.run())
     await until(lambda: mouth.connected, "hints are sent")
     for number in range(STEPS):

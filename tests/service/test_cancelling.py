@@ -12,7 +12,6 @@ from headway_core import events
 from headway_core.database import Database
 from headway_core.hint_codec import CancelHint, Hint
 from headway_core.hints import HintListener
-from headway_core.metrics import Metrics
 from headway_core.outcomes import Cancelled
 from headway_core.states import EventType
 from tests.service.conftest import JOB_TYPE
@@ -52,7 +51,6 @@ async def test_a_running_job_is_asked_and_its_worker_is_told(
         name="test",
         callback=heard.append,
         on_reconnect=lambda: None,
-        metrics=Metrics.off(),
     )
     async with running_beside(listener.run()):
         await eventually(lambda: listener.connected)

@@ -27,7 +27,6 @@ from headway_core.database import Database
 from headway_core.hint_codec import EventHint, ProgressHint
 from headway_core.hints import HintPublisher
 from headway_core.job import JobError, Progress
-from headway_core.metrics import Metrics
 from headway_core.outcomes import Failed
 from headway_server import service, watching
 from headway_server.errors import SlowReader
@@ -234,7 +233,7 @@ async def test_a_hint_brings_events_before_the_poll(
         return {}
 
     monkeypatch.setattr(events, "heads", never)
-    hints = HintPublisher(SecretStr(amqp_url), name="test", metrics=Metrics.off())
+    hints = HintPublisher(SecretStr(amqp_url), name="test")
     job_id = await submit(served)
     call = watch(served, job_id)
     await next_of(call, "snapshot")

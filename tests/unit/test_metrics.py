@@ -9,7 +9,8 @@ from urllib.request import urlopen
 import pytest
 
 from headway_core.errors import SettingsInvalid
-from headway_core.metrics import HintLoss, Metrics, Publish, measure_loop_lag
+from headway_core.hints import HintLoss
+from headway_core.metrics import Metrics, Publish, measure_loop_lag
 from headway_core.settings import CoreSettings, load
 from headway_core.sweeps import QueueStatistics
 from tests.unit.test_telemetry import URLS
@@ -48,7 +49,7 @@ def test_what_is_told_is_shown() -> None:
         metrics.rpc(method="headway.v1.JobService/GetJob", code="OK", seconds=0.002)
         metrics.published(Publish.CONFIRMED, 3)
         metrics.published(Publish.LOST, 0)
-        metrics.hint_lost(HintLoss.MALFORMED)
+        metrics.hint_lost(HintLoss.MALFORMED, 1)
         metrics.loop_lag(0.02)
         metrics.show_outbox_lag(timedelta(seconds=0))
         metrics.show_slots(total=10, used=4)

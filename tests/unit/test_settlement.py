@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headway_core.backoff import exponential, full_jitter
-from headway_core.dead_letters import fingerprint
 from headway_core.job import CRASHES_MAX, DEFAULT_POLICY, ERROR_BYTES_MAX, JobError, RetryPolicy
 from headway_core.outcomes import (
     Cancelled,
@@ -21,7 +20,7 @@ from headway_core.outcomes import (
     TimedOut,
     WorkerLost,
 )
-from headway_core.settlement import RunBudget, Settlement, decide
+from headway_core.settlement import RunBudget, Settlement, decide, fingerprint
 from headway_core.states import MAY_FOLLOW, EventType, Isolation, JobState
 
 ERROR = JobError("ValueError", "bad", retryable=True)

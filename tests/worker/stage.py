@@ -339,7 +339,6 @@ async def stage(database_url: str, amqp_url: str) -> AsyncIterator[Stage]:
         name="test hints",
         callback=found.hints.append,
         on_reconnect=lambda: None,
-        metrics=Metrics.off(),
     )
     try:
         async with asyncio.TaskGroup() as group:

@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from headway_core import messages, trace_context
+from headway_core.content import JSON_MEDIA_TYPE
 from headway_core.job import Dispatch
 from headway_core.topology import JOBS_EXCHANGE, dead_queue, declare, job_queue
 from headway_worker.consumer import Consumer
@@ -38,7 +39,7 @@ class Broker:
             dispatch = Dispatch(0, job_id, 1, queue, priority, False, "noop", "", "")
             message = aio_pika.Message(
                 messages.body(dispatch),
-                content_type=messages.CONTENT_TYPE,
+                content_type=JSON_MEDIA_TYPE,
                 headers={"traceparent": trace_context.new(sampled=False).traceparent},
                 delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
                 priority=priority,

@@ -14,7 +14,6 @@ from pydantic import SecretStr
 
 from headway_core import jobs as store
 from headway_core.hints import CancelHint, HintPublisher
-from headway_core.metrics import Metrics
 from headway_core.states import JobState
 from tests.service.proxy import proxied
 from tests.worker import handlers
@@ -384,7 +383,7 @@ async def test_a_cancel_request_reaches_a_running_job_by_its_hint(
         await worker.ready()
         job_id = await stage.submit("hold", {"log": str(log), "until": str(until)})
         await eventually(lambda: lines(log))
-        hints = HintPublisher(SecretStr(stage.amqp_url), name="test", metrics=Metrics.off())
+        hints = HintPublisher(SecretStr(stage.amqp_url), name="test")
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(hints.run())
             await store.cancel(stage.database, job_id, reason="enough")

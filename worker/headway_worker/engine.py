@@ -104,7 +104,9 @@ class Engine:
         self._drain_wanted = asyncio.Event()
         self._drain_deadline = 0.0
         self._drain_limit: asyncio.Timeout | None = None
-        self._hints = HintPublisher(settings.amqp_url, name=f"{SERVICE} hints", metrics=metrics)
+        self._hints = HintPublisher(
+            settings.amqp_url, name=f"{SERVICE} hints", lost=metrics.hint_lost
+        )
         self._group: asyncio.TaskGroup
         self.runs = RunTable()
         self.consumer = Consumer(

@@ -20,7 +20,6 @@ from headway_core.errors import StoreUnavailable
 from headway_core.failpoints import failpoint
 from headway_core.hints import CancelHint, EventHint, Hint, HintListener, HintPublisher, OutboxHint
 from headway_core.leases import HandlerType
-from headway_core.metrics import Metrics
 from headway_core.migrate import check_schema
 from headway_core.redaction import redact
 from headway_worker.executor_process import ExecutorProcess
@@ -75,17 +74,14 @@ class Supervisor:
         self._drain_wanted = asyncio.Event()
         self._drain_deadline = 0.0
         self._ends: asyncio.TaskGroup
-        metrics = Metrics.off()  # the executors', on their own ports, are those that matter
         self.name = f"{socket.gethostname()}-{os.getpid()}"
-        self._hints = HintPublisher(
-            settings.amqp_url, name="headway-worker supervisor", metrics=metrics
-        )
+        # No metrics: the executors', on their own ports, are those that matter.
+        self._hints = HintPublisher(settings.amqp_url, name="headway-worker supervisor")
         self._listener = HintListener(
             settings.amqp_url,
             name="headway-worker supervisor hints",
             callback=self._hear_hint,
             on_reconnect=lambda: None,  # the heartbeats find what was missed
-            metrics=metrics,
             wanted=lambda body: CancelHint.mark in body,
         )
 
