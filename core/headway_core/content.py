@@ -1,10 +1,9 @@
 """Payloads and results as they are stored: a kind, bytes, a media type."""
 
 import re
-from dataclasses import dataclass
 from enum import IntEnum
 from math import isfinite
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -30,8 +29,7 @@ class ContentKind(IntEnum):
     """Raw bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """A payload or a result, at most CONTENT_BYTES_MAX bytes."""
 
     kind: ContentKind

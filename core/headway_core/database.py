@@ -17,6 +17,9 @@ else:
     Connection = asyncpg.pool.PoolConnectionProxy
 Result = TypeVar("Result")
 
+KEPT_MAX: Final = 2
+"""Connections that are kept out of asyncpg's pool between two uses: its acquire and release cost
+more than a small statement. The pool closes the others when they have been idle for a while."""
 CONFLICT_TRIES_MAX: Final = 6
 CONFLICT_WAIT_SECONDS: Final = 0.02
 
@@ -63,6 +66,9 @@ class Database:
 
     def __init__(self, pool: "asyncpg.Pool[Record]", timeout_seconds: float) -> None:
         self._pool = pool
+        self._kept: list[Connection] = []
+        self._waiting = 0
+        self._closing = False
         self._timeout_seconds = timeout_seconds
         self._random = Random()
 
@@ -96,8 +102,11 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections, by force after 2 s."""
+        self._closing = True
         try:
             async with asyncio.timeout(2):
+                while self._kept:
+                    await self._pool.release(self._kept.pop())
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
@@ -166,7 +175,7 @@ class Database:
     async def _connection(self, timeout_seconds: float) -> AsyncIterator[Connection]:
         try:
             async with asyncio.timeout(timeout_seconds):
-                connection: Connection = await self._pool.acquire()
+                connection = await self._take()
                 try:
                     yield connection
                 except (*_AWAY, asyncio.CancelledError):
@@ -175,13 +184,39 @@ class Database:
                     connection.terminate()
                     raise
                 finally:
-                    await self._pool.release(connection, timeout=timeout_seconds)
+                    await self._give_back(connection, timeout_seconds)
         except asyncpg.ClientConfigurationError as error:
             raise StoreUnavailable("HEADWAY_DATABASE_URL is not a PostgreSQL URL") from error
         except _AWAY as error:
             if isinstance(error, ValueError):  # asyncpg's DataError: what no row can hold
                 raise
             raise StoreUnavailable(f"the database does not answer: {_said(error)}") from error
+
+    async def _take(self) -> Connection:
+        while self._kept:
+            connection = self._kept.pop()
+            if _is_open(connection):
+                return connection
+            await self._pool.release(connection)
+        self._waiting += 1
+        try:
+            return await self._pool.acquire()
+        finally:
+            self._waiting -= 1
+
+    async def _give_back(self, connection: Connection, timeout_seconds: float) -> None:
+        wanted = self._waiting or self._closing
+        if _is_open(connection) and not wanted and len(self._kept) < KEPT_MAX:
+            self._kept.append(connection)
+        else:
+            await self._pool.release(connection, timeout=timeout_seconds)
+
+
+def _is_open(connection: Connection) -> bool:
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:  # it was lost or terminated, which takes it out of the pool
+        return False
 
 
 def _busy(error: BaseException) -> StoreUnavailable:

@@ -99,30 +99,30 @@ class Progress:
 
 
 class Job(NamedTuple):
-    """A job as it stands, or as it stood at an event."""
+    """A job as it stands, or as it stood at an event. The defaults are those of a new one."""
 
     id: UUID
     type: str
     queue: str
     priority: int
-    state: JobState
-    payload: Content | None
-    result: Content | None
-    error: JobError | None
-    progress: Progress | None
-    attempt: int
     max_attempts: int
-    labels: Mapping[str, str]
-    sequence: int
-    run_epoch: int
-    dispatch_no: int
     traceparent: str
     tracestate: str
     create_time: datetime
-    queue_time: datetime | None
-    start_time: datetime | None
-    end_time: datetime | None
     next_attempt_time: datetime | None
+    labels: Mapping[str, str] = NO_LABELS
+    state: JobState = JobState.PENDING
+    sequence: int = 1
+    dispatch_no: int = 1
+    run_epoch: int = 0
+    attempt: int = 0
+    queue_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    payload: Content | None = None
+    result: Content | None = None
+    error: JobError | None = None
+    progress: Progress | None = None
 
     @property
     def done(self) -> bool:

@@ -19,7 +19,6 @@ from headway_core.errors import (
 from headway_core.job import DEFAULT_POLICY, QUEUES_MAX, Dispatch, Job, Submission
 from headway_core.queries import load
 from headway_core.rows import column
-from headway_core.states import JobState
 
 SQL: Final = load("submissions")
 
@@ -149,25 +148,15 @@ def _submitted(item: Submission, record: Record) -> Submitted:
         type=item.type,
         queue=record["queue"],
         priority=item.priority,
-        state=JobState.PENDING,
-        payload=None,
-        result=None,
-        error=None,
-        progress=None,
-        attempt=0,
         max_attempts=rows.given(record["max_attempts"], DEFAULT_POLICY.max_attempts),
-        labels=item.labels,
-        sequence=1,
-        run_epoch=0,
-        dispatch_no=1,
         traceparent=item.traceparent,
         tracestate=item.tracestate,
         create_time=record["create_time"],
-        queue_time=None,
-        start_time=None,
-        end_time=None,
         next_attempt_time=record["wait_time"],
+        labels=item.labels,
     )
+    if not record["reserved"]:
+        return Submitted(job, created=True, dispatch=None)
     dispatch = Dispatch(
         outbox_id=record["outbox_id"],
         job_id=item.id,
@@ -179,7 +168,7 @@ def _submitted(item: Submission, record: Record) -> Submitted:
         traceparent=item.traceparent,
         tracestate=item.tracestate,
     )
-    return Submitted(job, created=True, dispatch=dispatch if record["reserved"] else None)
+    return Submitted(job, created=True, dispatch=dispatch)
 
 
 async def _explain(
