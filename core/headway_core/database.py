@@ -19,7 +19,10 @@ Result = TypeVar("Result")
 
 KEPT_MAX: Final = 2
 """Connections that are kept out of asyncpg's pool between two uses: its acquire and release cost
-more than a small statement. The pool closes the others when they have been idle for a while."""
+more than a small statement."""
+IDLE_SECONDS_MAX: Final = 300
+"""A connection that nobody has used for longer is given up: what stands between it and Postgres may
+have forgotten it."""
 CONFLICT_TRIES_MAX: Final = 6
 CONFLICT_WAIT_SECONDS: Final = 0.02
 
@@ -66,7 +69,8 @@ class Database:
 
     def __init__(self, pool: "asyncpg.Pool[Record]", timeout_seconds: float) -> None:
         self._pool = pool
-        self._kept: list[Connection] = []
+        self._kept: list[tuple[float, Connection]] = []
+        """With the time since when it is idle."""
         self._waiting = 0
         self._closing = False
         self._timeout_seconds = timeout_seconds
@@ -95,7 +99,7 @@ class Database:
             max_size=size,
             timeout=min(timeout_seconds, 2.0),
             reset=_keep_session,
-            max_inactive_connection_lifetime=300,
+            max_inactive_connection_lifetime=IDLE_SECONDS_MAX,
             server_settings={"application_name": name, **SESSION_SETTINGS, **plans},
         )
         return cls(await pool, timeout_seconds)
@@ -106,10 +110,12 @@ class Database:
         try:
             async with asyncio.timeout(2):
                 while self._kept:
-                    await self._pool.release(self._kept.pop())
+                    await self._pool.release(self._kept.pop()[1])
                 await self._pool.close()
-        except TimeoutError:
+        except BaseException as error:
             self._pool.terminate()
+            if not isinstance(error, _AWAY):
+                raise
 
     async def fetch(self, query: str, *arguments: object) -> list[Record]:
         """Run one statement as one transaction and return its rows."""
@@ -173,6 +179,8 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self, timeout_seconds: float) -> AsyncIterator[Connection]:
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task else 0
         try:
             async with asyncio.timeout(timeout_seconds):
                 connection = await self._take()
@@ -181,7 +189,8 @@ class Database:
                 except (*_AWAY, asyncio.CancelledError):
                     # A cancelled command would make the release wait for the server's answer, for
                     # ever if it is cut off.
-                    connection.terminate()
+                    if _is_open(connection):
+                        connection.terminate()
                     raise
                 finally:
                     await self._give_back(connection, timeout_seconds)
@@ -190,13 +199,18 @@ class Database:
         except _AWAY as error:
             if isinstance(error, ValueError):  # asyncpg's DataError: what no row can hold
                 raise
+            if task and task.cancelling() > cancels:  # meanwhile, which the loss must not hide
+                raise asyncio.CancelledError from error
             raise StoreUnavailable(f"the database does not answer: {_said(error)}") from error
 
     async def _take(self) -> Connection:
+        oldest = asyncio.get_running_loop().time() - IDLE_SECONDS_MAX
         while self._kept:
-            connection = self._kept.pop()
+            idle_since, connection = self._kept.pop()
             if _is_open(connection):
-                return connection
+                if idle_since >= oldest:
+                    return connection
+                connection.terminate()
             await self._pool.release(connection)
         self._waiting += 1
         try:
@@ -205,11 +219,11 @@ class Database:
             self._waiting -= 1
 
     async def _give_back(self, connection: Connection, timeout_seconds: float) -> None:
-        wanted = self._waiting or self._closing
-        if _is_open(connection) and not wanted and len(self._kept) < KEPT_MAX:
-            self._kept.append(connection)
-        else:
+        wanted = self._waiting or self._closing or len(self._kept) >= KEPT_MAX
+        if wanted or not _is_open(connection) or connection.is_in_transaction():
             await self._pool.release(connection, timeout=timeout_seconds)
+        else:
+            self._kept.append((asyncio.get_running_loop().time(), connection))
 
 
 def _is_open(connection: Connection) -> bool:

@@ -23,7 +23,10 @@ async def take_due(connection: Connection, *, limit: int) -> list[Dispatch]:
 
 
 async def delete(connection: Connection | Database, outbox_ids: Sequence[int]) -> None:
-    """Forget rows whose messages the broker has confirmed. Safe to run twice."""
+    """Forget rows whose messages the broker has confirmed. Safe to run twice.
+
+    The commit that holds it does not wait for the disk, whatever else the transaction does.
+    """
     await connection.fetch(SQL.delete, list(outbox_ids))
 
 

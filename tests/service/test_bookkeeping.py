@@ -100,7 +100,7 @@ async def test_rows_that_are_confirmed_together_are_deleted_together(
 
 
 async def test_a_delete_does_not_wait_for_the_disk(database: Database, database_url: str) -> None:
-    """What comes over its connection after it does: a submit perhaps."""
+    """The transaction after it does: what comes over the same connection may be a submit."""
     ids = [dispatch.outbox_id for dispatch in await published(database, 2)]
     async with asyncpg.create_pool(database_url, min_size=1) as pool, pool.acquire() as connection:
         await connection.execute("SET synchronous_commit = on")

@@ -2,58 +2,134 @@
 
 import asyncio
 
+import asyncpg
 import pytest
 
+from headway_core import database as module
 from headway_core.database import KEPT_MAX, Database
+from headway_core.errors import StoreUnavailable
+from tests.worker.stage import eventually
 
-BACKEND = "SELECT pg_backend_pid()"
+BACKENDS = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE application_name = 'kept' AND datname = current_database()"
+)
+END_BACKENDS = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+    "WHERE application_name = 'kept' AND datname = current_database()"
+)
+ASLEEP = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE application_name = 'kept' AND datname = current_database() AND wait_event = 'PgSleep'"
+)
 
 
-async def test_one_call_after_the_other_goes_over_one_connection(database: Database) -> None:
-    assert len({await database.fetchval(BACKEND) for _ in range(10)}) == 1
+async def kept(url: str, count: int, *, size: int = 8) -> Database:
+    """A database that keeps so many connections."""
+    database = await Database.connect(url, name="kept", size=size)
+    await asyncio.gather(*(database.fetch("SELECT pg_sleep(0.1)") for _ in range(count)))
+    assert len(database._kept) == count
+    return database
 
 
-async def test_a_cancelled_call_is_cancelled(database: Database) -> None:
-    """Not turned into an outage, which its caller would survive."""
-    await database.fetchval(BACKEND)
+async def test_calls_go_over_what_is_kept(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = await kept(database_url, 1)
+
+    async def acquire(*_: object) -> None:
+        raise AssertionError("asked the pool")
+
+    monkeypatch.setattr(asyncpg.pool.Pool, "acquire", acquire)
     for _ in range(3):
-        call = asyncio.create_task(database.fetch("SELECT pg_sleep(10)"))
-        await asyncio.sleep(0.1)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-    assert await database.fetchval("SELECT 1") == 1
+        assert await database.fetchval("SELECT 7") == 7
+    await database.close()
+
+
+async def test_a_cancelled_call_is_cancelled(database: Database, database_url: str) -> None:
+    """Not turned into an outage, which its caller would survive."""
+    used = await kept(database_url, 1)
+    call = asyncio.create_task(used.fetch("SELECT pg_sleep(10)"))
+    await eventually(lambda: database.fetchval(ASLEEP))
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert await used.fetchval("SELECT 1") == 1
+    await used.close()
+
+
+async def test_a_cancellation_is_not_lost_with_the_connection(
+    database: Database, database_url: str
+) -> None:
+    used = await kept(database_url, 1)
+    held, end = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with used.transaction() as connection:
+            await connection.fetch("SELECT 1")
+            held.set()
+            await end.wait()
+
+    call = asyncio.create_task(hold())
+    await held.wait()
+    await database.fetch(END_BACKENDS)
+    await asyncio.sleep(0.1)  # until asyncpg has heard of it
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await used.close()
 
 
 async def test_connections_that_are_lost_while_nobody_uses_them_do_no_harm(
-    database: Database,
+    database: Database, database_url: str
 ) -> None:
-    await asyncio.gather(*(database.fetch("SELECT pg_sleep(0.1)") for _ in range(KEPT_MAX + 2)))
-    await database.fetch(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE pid <> pg_backend_pid() AND datname = current_database()"
-    )
-    await asyncio.sleep(0.3)
-    for _ in range(KEPT_MAX + 2):
-        assert await database.fetchval("SELECT 1") == 1
+    used = await kept(database_url, KEPT_MAX)
+    await database.fetch(END_BACKENDS)
+    await asyncio.sleep(0.1)  # until asyncpg has heard of it
+    found = await asyncio.gather(*(used.fetchval("SELECT 1") for _ in range(KEPT_MAX + 2)))
+    assert found == [1] * (KEPT_MAX + 2)
+    await used.close()
+
+
+async def test_what_was_idle_for_too_long_is_given_up(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = await kept(database_url, 1)
+    backend = await used.fetchval("SELECT pg_backend_pid()")
+    assert await used.fetchval("SELECT pg_backend_pid()") == backend
+    monkeypatch.setattr(module, "IDLE_SECONDS_MAX", -1)
+    assert await used.fetchval("SELECT pg_backend_pid()") != backend
+    await used.close()
+
+
+async def test_no_connection_is_kept_within_a_transaction(database_url: str) -> None:
+    """What comes over it next would be rolled back with it."""
+    used = await kept(database_url, 1)
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await used.fetch("SELECT FROM nothing")
+    assert len(used._kept) == 1
+    await used.fetch("BEGIN")
+    assert not used._kept
+    await used.close()
 
 
 async def test_who_waits_for_a_connection_gets_one(database_url: str) -> None:
     """Those that are kept are none too many."""
-    database = await Database.connect(database_url, name="test", size=KEPT_MAX)
-    try:
-        calls = (database.fetch("SELECT pg_sleep(0.01)") for _ in range(50))
-        async with asyncio.timeout(10):
-            await asyncio.gather(*calls)
-    finally:
-        await database.close()
+    used = await kept(database_url, KEPT_MAX, size=KEPT_MAX)
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(used.fetch("SELECT pg_sleep(0.01)") for _ in range(50)))
+    await used.close()
 
 
-async def test_a_close_waits_for_calls_and_ends_what_is_kept(database_url: str) -> None:
-    database = await Database.connect(database_url, name="test", size=4)
-    await database.fetchval(BACKEND)
-    call = asyncio.create_task(database.fetchval("SELECT 7 FROM pg_sleep(0.3)"))
-    await asyncio.sleep(0.1)
-    async with asyncio.timeout(1.5):
-        await database.close()
+async def test_a_close_waits_for_calls_and_ends_what_is_kept(
+    database: Database, database_url: str
+) -> None:
+    used = await kept(database_url, KEPT_MAX)
+    call = asyncio.create_task(used.fetchval("SELECT 7 FROM pg_sleep(0.5)"))
+    await eventually(lambda: database.fetchval(ASLEEP))
+    async with asyncio.timeout(1.8):  # after 2 s it would end them by force
+        await used.close()
     assert await call == 7
+    await eventually(lambda: database.fetchval(f"SELECT ({BACKENDS}) = 0"))
+    with pytest.raises(StoreUnavailable):
+        await used.fetch("SELECT 1")

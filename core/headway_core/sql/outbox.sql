@@ -18,7 +18,7 @@ LIMIT $1
 
 -- name: delete
 -- Forget rows whose messages the broker has confirmed. $1 ids.
--- The commit does not wait for the disk: rows that a crash of Postgres brings back are published again.
+-- Its transaction does not wait for the disk: rows that a crash of Postgres brings back are published again.
 WITH unhurried AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
 )
