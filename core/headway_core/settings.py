@@ -13,7 +13,6 @@ holds a value: any of them may be a secret that went into the wrong variable.
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -226,6 +225,8 @@ def unknown_names(kind: type[CoreSettings], environ: Mapping[str, str] | None = 
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name in known or name.startswith(TOOL_PREFIXES):
             continue
+        from difflib import get_close_matches  # here: few processes need it, all would keep it
+
         near = get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         sentences.append(f"{name} is no setting of Headway and has no effect{hint}")

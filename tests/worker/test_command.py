@@ -17,4 +17,4 @@ def test_a_supervisor_leaves_out_what_only_others_need() -> None:
     done = subprocess.run([sys.executable, "-c", LOADS], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert {"headway_worker", "structlog", "aio_pika", "asyncpg"} <= loaded
-    assert not loaded & {"rich", "opentelemetry", "prometheus_client", "uvloop", "grpc"}
+    assert not loaded & {"rich", "opentelemetry", "prometheus_client", "uvloop", "grpc", "difflib"}
