@@ -9,6 +9,8 @@ from typing import Final, Generic, TypeVar
 from headway_core.errors import HeadwayError, StoreUnavailable
 
 LULL: Final = timedelta(milliseconds=1)
+LULL_PER_ITEM: Final = timedelta(microseconds=250)
+"""A few callers have little to gain by waiting for each other."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,8 +21,9 @@ class GroupCommit(Generic[Item, Result]):
 
     An idle group adds no wait. After a flush that was shared, the next one waits as long as more
     items keep coming, `linger` at most, so that a loaded group fills its batches; they have stopped
-    when none comes for a `lull`. `key`: at most one item with the same key shares a flush, for a
-    statement can change a row once. `run` is the one flusher; if it ends, its process must end.
+    when none comes for a `lull`, or for LULL_PER_ITEM of the last flush if that is less. `key`: at
+    most one item with the same key shares a flush, for a statement can change a row once. `run` is
+    the one flusher; if it ends, its process must end.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class GroupCommit(Generic[Item, Result]):
             while True:
                 await self._filled.wait()
                 if self._linger_seconds and last > 1:
-                    await self._gather()
+                    await self._gather(last)
                 batch = self._take()
                 last = len(batch)
                 await self._settle(batch)
@@ -75,13 +78,14 @@ class GroupCommit(Generic[Item, Result]):
             while self._waiting:
                 self._waiting.popleft()[1].cancel()
 
-    async def _gather(self) -> None:
+    async def _gather(self, last: int) -> None:
         loop = asyncio.get_running_loop()
+        lull = min(self._lull_seconds, LULL_PER_ITEM.total_seconds() * last)
         deadline = loop.time() + self._linger_seconds
         before = 0
         while before < len(self._waiting) < self._batch_max and loop.time() < deadline:
             before = len(self._waiting)
-            await asyncio.sleep(self._lull_seconds)
+            await asyncio.sleep(lull)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []

@@ -25,11 +25,9 @@ from headway_server.streak import Streak
 BATCH_MAX: Final = 256
 FAST_WAITING_MAX: Final = 10_000
 """What does not fit is left to the poller."""
-FAST_LANES: Final = 2
-"""While one waits for the broker, the other publishes."""
 FAST_BUSY_MIN: Final = 8
-FAST_GATHERING: Final = timedelta(milliseconds=12)
-"""After a batch of FAST_BUSY_MIN a lane waits so long for the next one to fill."""
+FAST_GATHERING: Final = timedelta(milliseconds=24)
+"""After a batch of FAST_BUSY_MIN the fast path waits so long for the next one to fill."""
 FAST_AGE_SECONDS_MAX: Final = 1.0
 """Older ones are left to a poller: a publish takes its time, and a reservation runs out."""
 POLL: Final = timedelta(milliseconds=250)
@@ -81,13 +79,14 @@ class Relay:
             await self._at_rest.wait()
 
     async def run(self) -> None:
-        """Run the lanes of the fast path and the poller."""
+        """Run the fast path and the poller."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(FAST_LANES):
-                group.create_task(self._publish_fast())
+            group.create_task(self._publish_fast())
             group.create_task(self._poll())
 
     async def _publish_fast(self) -> Never:
+        # One batch at a time: what is committed meanwhile is the next one, and the larger a batch is,
+        # the less a job in it costs the broker and us.
         batch: list[Dispatch] = []
         while True:
             await self._fast_filled.wait()
