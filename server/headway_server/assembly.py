@@ -47,8 +47,8 @@ from headway_server.watch_hub import WatchHub
 PROCESS_NAME: Final = "headway-server"
 LINGER: Final = timedelta(milliseconds=12)
 LULL: Final = timedelta(milliseconds=4)
-"""Between shared commits, under load only: a commit of thirty costs each of its jobs half as much as
-one of ten."""
+"""Between shared commits, under load only: a commit of thirty costs each job half as much as one of
+ten."""
 FINISH: Final = timedelta(seconds=2)
 """For publishes that are under way at the end, and as long again for deletes and marks."""
 LAST_CALLS: Final = timedelta(milliseconds=50)

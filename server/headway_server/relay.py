@@ -85,7 +85,7 @@ class Relay:
             group.create_task(self._poll())
 
     async def _publish_fast(self) -> Never:
-        # One batch at a time: what is committed meanwhile is the next one, and the larger a batch is,
+        # One batch at a time: what is committed meanwhile is the next one, and the larger a batch,
         # the less a job in it costs the broker and us.
         batch: list[Dispatch] = []
         while True:
