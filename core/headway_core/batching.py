@@ -10,7 +10,8 @@ from headway_core.errors import HeadwayError, StoreUnavailable
 
 LULL: Final = timedelta(milliseconds=1)
 LULL_PER_ITEM: Final = timedelta(microseconds=250)
-"""A few callers have little to gain by waiting for each other."""
+"""For each item of the last flush: a few callers have little to gain by waiting for each other.
+uvloop rounds to whole milliseconds."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,11 +20,12 @@ Result = TypeVar("Result")
 class GroupCommit(Generic[Item, Result]):
     """Collects items while a flush is under way and gives them to the next one.
 
-    An idle group adds no wait. After a flush that was shared, the next one waits as long as more
-    items keep coming, `linger` at most, so that a loaded group fills its batches; they have stopped
-    when none comes for a `lull`, or for LULL_PER_ITEM of the last flush if that is less. `key`: at
-    most one item with the same key shares a flush, for a statement can change a row once. `run` is
-    the one flusher; if it ends, its process must end.
+    An idle group adds no wait. Soon after a flush that was shared, within `linger`, the next one
+    waits as long as more items keep coming, `linger` at most, so that a loaded group fills its
+    batches; they have stopped when none comes for a `lull`, or for LULL_PER_ITEM for each that
+    shared the last flush, if that is less. `key`: at most one item with the same key shares a
+    flush, for a statement can change a row once. `run` is the one flusher; if it ends, its process
+    must end.
     """
 
     def __init__(
@@ -65,15 +67,17 @@ class GroupCommit(Generic[Item, Result]):
 
     async def run(self) -> None:
         """Flush until cancelled."""
-        last = 0
+        time = asyncio.get_running_loop().time
+        last, ended = 0, float("-inf")
         try:
             while True:
                 await self._filled.wait()
-                if self._linger_seconds and last > 1:
+                if last > 1 and time() < ended + self._linger_seconds:
                     await self._gather(last)
                 batch = self._take()
                 last = len(batch)
                 await self._settle(batch)
+                ended = time()
         finally:
             while self._waiting:
                 self._waiting.popleft()[1].cancel()
@@ -83,9 +87,9 @@ class GroupCommit(Generic[Item, Result]):
         lull = min(self._lull_seconds, LULL_PER_ITEM.total_seconds() * last)
         deadline = loop.time() + self._linger_seconds
         before = 0
-        while before < len(self._waiting) < self._batch_max and loop.time() < deadline:
+        while before < len(self._waiting) < self._batch_max and (now := loop.time()) < deadline:
             before = len(self._waiting)
-            await asyncio.sleep(lull)
+            await asyncio.sleep(min(lull, deadline - now))
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -14,10 +15,12 @@ from headway.v1 import (
     ReplayDeadLetterRequest,
     SubmitJobRequest,
 )
-from headway_core import events, outbox
+from headway_core import events, outbox, submissions
 from headway_core.database import Connection, Database
 from headway_core.errors import StoreUnavailable
 from headway_core.hint_codec import OutboxHint
+from headway_core.job import Dispatch
+from headway_core.publishing import Publisher
 from headway_server import relay as relay_module
 from headway_server.relay import Relay
 from tests.service.broker import looking
@@ -203,6 +206,31 @@ async def test_a_queue_that_cannot_be_published_to_does_not_hold_up_the_others(
         job = (await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE, priority=1))).job
         await eventually(lambda: _is(state(served, job.id), JobState.JOB_STATE_QUEUED))
         assert served.running.publisher.mismatches.keys() == {"bad"}
+
+
+async def test_a_publish_that_hangs_does_not_hold_up_the_next_one(
+    served: Served, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else may publish the second job here: its row stays reserved for the fast path."""
+    monkeypatch.setattr(submissions, "FAST_PATH", timedelta(minutes=5))
+    monkeypatch.setattr(relay_module, "FAST_AGE_SECONDS_MAX", 300)
+    publish, hung, go_on = Publisher.publish, asyncio.Event(), asyncio.Event()
+
+    async def hang_once(self: Publisher, dispatches: Sequence[Dispatch]) -> list[bool]:
+        if not hung.is_set():
+            hung.set()
+            await go_on.wait()
+        return await publish(self, dispatches)
+
+    await ready(served)
+    monkeypatch.setattr(Publisher, "publish", hang_once)
+    await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))
+    await hung.wait()
+    await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))
+    async with looking(amqp_url) as broker:
+        await eventually(lambda: _is(broker.count(), 1))
+        go_on.set()
+        await eventually(lambda: _is(broker.count(), 2))
 
 
 async def test_two_relays_share_the_rows(

@@ -79,6 +79,63 @@ async def test_items_of_one_key_never_share_a_flush() -> None:
     runner.cancel()
 
 
+async def test_a_loaded_group_waits_until_no_more_come() -> None:
+    """Not one flush for each that comes a little later."""
+    flushes: list[int] = []
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        flushes.append(len(items))
+        return items
+
+    group = GroupCommit(
+        flush, batch_max=1_000, linger=timedelta(minutes=1), lull=timedelta(milliseconds=200)
+    )
+    runner = asyncio.create_task(group.run())
+    await asyncio.gather(*(group.submit(n) for n in range(800)))  # earns a whole lull
+    later = []
+    for n in range(3):
+        later.append(asyncio.create_task(group.submit(n)))
+        await asyncio.sleep(0)
+    await asyncio.gather(*later)
+    assert flushes == [800, 3]
+    runner.cancel()
+
+
+async def test_a_few_callers_hardly_wait_for_each_other() -> None:
+    """A commit that two have shared is no reason for the next caller to wait for a lull."""
+    flushes: list[int] = []
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        flushes.append(len(items))
+        return items
+
+    minute = timedelta(minutes=1)
+    group = GroupCommit(flush, linger=minute, lull=minute)
+    runner = asyncio.create_task(group.run())
+    await asyncio.gather(group.submit(1), group.submit(2))
+    async with asyncio.timeout(10):
+        assert await group.submit(3) == 3
+    assert flushes == [2, 1]
+    runner.cancel()
+
+
+async def test_a_group_that_was_loaded_long_ago_adds_no_wait() -> None:
+    """Its last flush says nothing about now."""
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        return items
+
+    linger = timedelta(milliseconds=500)
+    group = GroupCommit(flush, batch_max=10_000, linger=linger, lull=linger)
+    runner = asyncio.create_task(group.run())
+    await asyncio.gather(*(group.submit(n) for n in range(4_000)))
+    await asyncio.sleep(linger.total_seconds())
+    before = asyncio.get_running_loop().time()
+    await group.submit(0)
+    assert asyncio.get_running_loop().time() - before < linger.total_seconds()
+    runner.cancel()
+
+
 async def test_a_cancelled_caller_leaves_its_item_to_the_flusher() -> None:
     """Cancelling a submit must not cancel its neighbours' commit."""
     flushed: list[int] = []

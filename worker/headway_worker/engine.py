@@ -43,7 +43,7 @@ LINGER_PER_SLOT: Final = timedelta(microseconds=50)
 LINGER_MAX: Final = timedelta(milliseconds=10)
 LULL: Final = timedelta(milliseconds=3)
 """With more slots than LINGER_SLOTS, shared commits fill better if they wait so long under load: a
-write to a socket costs as much as the handling of a job.
+write to a socket costs as much as the handling of a job. The lull is less after small commits.
 """
 SHARES: Final = 3
 SHARE_MIN: Final = 32
