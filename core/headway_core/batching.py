@@ -8,7 +8,6 @@ from typing import Final, Generic, TypeVar
 
 from headway_core.errors import HeadwayError, StoreUnavailable
 
-LULL: Final = timedelta(milliseconds=1)
 LULL_PER_ITEM: Final = timedelta(microseconds=250)
 """For each item of the last flush: a few callers have little to gain by waiting for each other.
 uvloop rounds to whole milliseconds."""
@@ -34,7 +33,7 @@ class GroupCommit(Generic[Item, Result]):
         *,
         batch_max: int = 256,
         linger: timedelta = timedelta(0),
-        lull: timedelta = LULL,
+        lull: timedelta = timedelta(0),
         key: Callable[[Item], Hashable] | None = None,
     ) -> None:
         self._flush = flush

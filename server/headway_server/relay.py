@@ -95,9 +95,8 @@ class Relay:
         async with asyncio.TaskGroup() as publishes:
             while True:
                 await self._fast_filled.wait()
-                fill_by = ended + FAST_GATHERING.total_seconds()
                 if FAST_BUSY_MIN <= len(batch) < BATCH_MAX and not self._finishing:
-                    await asyncio.sleep(max(0.0, fill_by - time()))
+                    await asyncio.sleep(ended + FAST_GATHERING.total_seconds() - time())
                 batch = self._take_fast()
                 if batch:
                     with self._work():  # until the task counts for itself
