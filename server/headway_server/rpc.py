@@ -75,7 +75,6 @@ class Calls:
         handlers = {method.name: self._handler(service, method) for method in methods}
         generic = grpc.method_handlers_generic_handler(service, handlers)
         server.add_generic_rpc_handlers((generic,))
-        server.add_registered_method_handlers(service, handlers)
 
     async def wait_idle(self) -> None:
         """Wait until no call is under way."""
