@@ -1,7 +1,9 @@
 """Latency on an idle machine: one step at a time, a pause after each, so that the cores sleep.
 
-Each round takes an echo, a commit of one row, and a job from submit to COMPLETED on WatchJob.
-`{"echo", "address", "database_url", "rounds"}` is answered with lists of seconds.
+Each round takes an echo, a commit of one row, a job from submit to COMPLETED on WatchJob, and one
+of the composite, whose end is asked for in its table until it is there.
+`{"echo", "address", "database_url", "composite", "composite_database_url", "rounds"}` is answered
+with lists of seconds.
 """
 
 import asyncio
@@ -16,10 +18,11 @@ import uvloop
 from google.protobuf.wrappers_pb2 import StringValue
 
 from bench import program
-from bench.clients.load import OPTIONS, PAYLOAD
+from bench.clients.load import OPTIONS, PAYLOAD, Call, call_of
 from bench.floors import echo
 from headway import v1
 
+COMPLETED = 4
 PAUSE_SECONDS = 0.003
 WARM_UP_ROUNDS = 20
 
@@ -46,6 +49,20 @@ async def run_job(stub: Any, request: v1.SubmitJobRequest) -> tuple[float, float
     return replied - started, completed - started
 
 
+async def run_bare_job(
+    submit: Call, state: "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"
+) -> tuple[float, float]:
+    """Submit a job to the composite: seconds until the reply, and until its row says COMPLETED."""
+    started = time.perf_counter()
+    reply = await submit()
+    replied = time.perf_counter()
+    while await state.fetchval(uuid.UUID(bytes=reply.value)) != COMPLETED:
+        pass
+    completed = time.perf_counter()
+    await asyncio.sleep(PAUSE_SECONDS)
+    return replied - started, completed - started
+
+
 async def main() -> None:
     """Take the rounds."""
     asked = program.options()
@@ -55,19 +72,24 @@ async def main() -> None:
     database = await asyncpg.connect(asked["database_url"])
     await database.execute("CREATE TABLE commits (id uuid PRIMARY KEY, payload bytea NOT NULL)")
     insert = await database.prepare("INSERT INTO commits VALUES ($1, $2)")
+    others = await asyncpg.connect(asked["composite_database_url"])
+    state = await others.prepare("SELECT state FROM jobs WHERE id = $1")
     async with (
         grpc.aio.insecure_channel(asked["echo"], options=OPTIONS) as bare,
+        grpc.aio.insecure_channel(asked["composite"], options=OPTIONS) as composite,
         grpc.aio.insecure_channel(asked["address"], options=OPTIONS) as channel,
     ):
         method = bare.unary_unary(f"/{echo.SERVICE}/Echo", echo.serialize, echo.deserialize)
+        submit = call_of("composite", composite, 1)
         stub = v1.JobServiceStub(channel)
         program.say_ready()
         if await program.until_told() is not None:
-            echoes, commits, jobs = [], [], []
+            echoes, commits, jobs, bare_jobs = [], [], [], []
             for _ in range(rounds):
                 echoes.append(await timed(method(text)))
                 commits.append(await timed(insert.fetch(uuid.uuid4(), PAYLOAD)))
                 jobs.append(await run_job(stub, job))
+                bare_jobs.append(await run_bare_job(submit, state))
             measured = slice(WARM_UP_ROUNDS, None)
             program.say(
                 {
@@ -75,9 +97,12 @@ async def main() -> None:
                     "commits": commits[measured],
                     "replies": [reply for reply, _ in jobs[measured]],
                     "completions": [completion for _, completion in jobs[measured]],
+                    "bare_replies": [reply for reply, _ in bare_jobs[measured]],
+                    "bare_completions": [completion for _, completion in bare_jobs[measured]],
                 }
             )
     await database.close()
+    await others.close()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from bench.measurements.composite import Composite
 from bench.measurements.plan import Measurement, Plan
 from bench.program import Program
 from bench.stage import Headway
@@ -22,16 +23,19 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 async def idle_latencies(plan: Plan) -> dict[str, list[float]]:
-    """Seconds of echoes, commits, replies and completions, taken in turn."""
+    """Seconds of echoes, commits, replies and completions, ours and bare ones, taken in turn."""
     async with (
         plan.stage.place(migrated=False) as bare,
         await Program.start("bench.floors.echo") as echo,
+        Composite.running(plan.stage, slots=SLOTS) as composite,
         Headway.running(plan.stage, slots=SLOTS) as headway,
         await Program.start(
             "bench.clients.idle",
             echo=echo.address,
             address=headway.address,
             database_url=bare.database_url,
+            composite=composite.address,
+            composite_database_url=composite.place.database_url,
             rounds=plan.jobs(IDLE_ROUNDS),
         ) as client,
     ):
@@ -39,13 +43,18 @@ async def idle_latencies(plan: Plan) -> dict[str, list[float]]:
 
 
 async def idle(plan: Plan) -> None:
-    """Submit to reply, and to COMPLETED on WatchJob, beside a bare echo and a bare commit."""
+    """Submit to reply, and to COMPLETED on WatchJob, beside a bare echo, a bare commit, and the
+    composite.
+    """
     found = await idle_latencies(plan)
     floor = percentile(found["echoes"], 0.5) + percentile(found["commits"], 0.5)
     plan.samples.add_floor(["idle_reply_p50"], floor)
     plan.samples.add("idle_reply_p50", percentile(found["replies"], 0.5))
     plan.samples.add("idle_completed_p50", percentile(found["completions"], 0.5))
     plan.samples.add("idle_completed_p99", percentile(found["completions"], 0.99))
+    plan.samples.add("bare_idle_reply_p50", percentile(found["bare_replies"], 0.5))
+    plan.samples.add("bare_idle_completed_p50", percentile(found["bare_completions"], 0.5))
+    plan.samples.add("bare_idle_completed_p99", percentile(found["bare_completions"], 0.99))
 
 
 async def progress_ages(plan: Plan) -> list[float]:
@@ -77,6 +86,13 @@ async def progress(plan: Plan) -> None:
 
 
 MEASUREMENTS = (
-    Measurement(("idle_reply_p50", "idle_completed_p50", "idle_completed_p99"), idle),
+    Measurement(
+        tuple(
+            prefix + row
+            for prefix in ("", "bare_")
+            for row in ("idle_reply_p50", "idle_completed_p50", "idle_completed_p99")
+        ),
+        idle,
+    ),
     Measurement(("progress_p50", "progress_p99"), progress),
 )
