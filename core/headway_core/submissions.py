@@ -1,6 +1,6 @@
 """Submit jobs."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -39,9 +39,6 @@ class Submitted(NamedTuple):
     """The job's message, left to this process for FAST_PATH. None: due later, or not created."""
 
 
-Insert = Callable[[Sequence[Submission]], Awaitable[Sequence[Submitted]]]
-
-
 async def submit(
     database: Database, submissions: Sequence[Submission], *, queue_depth_max: int | None
 ) -> list[Submitted | Refused]:
@@ -69,15 +66,10 @@ async def submit(
 
 
 async def submit_all(
-    database: Database,
-    submissions: Sequence[Submission],
-    *,
-    queue_depth_max: int | None,
-    insert: Insert | None = None,
+    database: Database, submissions: Sequence[Submission], *, queue_depth_max: int | None
 ) -> list[Submitted]:
     """Store all jobs in one commit, or none.
 
-    `insert` stores what has no keys, by `insert_batches`: perhaps in a commit with other batches.
     Raises the first Refused, its `index` telling which submission, or StoreUnavailable.
     """
     if queue_depth_max is not None:
@@ -89,13 +81,9 @@ async def submit_all(
     if not any(item.idempotency_key for item in submissions):
         # Nothing can be in the way of new IDs in known queues, so a single statement does it; an
         # ID that is there already is of this very call, whose commit's reply was lost.
-        inserted = (
-            await insert(submissions)
-            if insert
-            else (await insert_batches(database, [submissions]))[0]
-        )
-        if len(inserted) == len(submissions):
-            return list(inserted)
+        stored = _stored(submissions, await database.fetch(SQL.submit, *_columns(submissions)))
+        if len(stored) == len(submissions):
+            return [stored[item.id] for item in submissions]
 
     async def store(connection: Connection) -> dict[UUID, Submitted]:
         stored = _stored(submissions, await connection.fetch(SQL.submit, *_columns(submissions)))
@@ -116,18 +104,6 @@ async def submit_all(
 
     stored = await database.transact(store)
     return [stored[item.id] for item in submissions]
-
-
-async def insert_batches(
-    database: Database, batches: Sequence[Sequence[Submission]]
-) -> list[list[Submitted]]:
-    """Store batches without keys, for known queues, in one commit.
-
-    Left out is an ID that is there already. Raises StoreUnavailable.
-    """
-    items = [item for batch in batches for item in batch]
-    stored = _stored(items, await database.fetch(SQL.submit, *_columns(items)))
-    return [[stored[item.id] for item in batch if item.id in stored] for batch in batches]
 
 
 def _columns(submissions: Sequence[Submission]) -> list[object]:

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Final
 
 import grpc
@@ -31,7 +30,7 @@ from headway_server.reaper import Reaper
 from headway_server.relay import Relay
 from headway_server.retention import Retention
 from headway_server.rpc import Calls
-from headway_server.service import NAME, Batches, JobService, Submits
+from headway_server.service import NAME, JobService, Submits
 from headway_server.settings import (
     BACKGROUND_CONNECTIONS,
     BACKGROUND_DATABASE_TIME_MAX,
@@ -50,8 +49,6 @@ LINGER: Final = timedelta(milliseconds=12)
 LULL: Final = timedelta(milliseconds=4)
 """Between shared commits, under load only: a commit of thirty costs each job half as much as one of
 ten."""
-BATCHES_MAX: Final = 8
-"""Batches of a commit, each of up to 4 MiB."""
 FINISH: Final = timedelta(seconds=2)
 """For publishes that are under way at the end, and as long again for deletes and marks."""
 LAST_CALLS: Final = timedelta(milliseconds=50)
@@ -144,14 +141,10 @@ async def running(
             return submitted
 
         submits: Submits = Submits(flush, linger=LINGER, lull=LULL)
-        batches: Batches = Batches(
-            partial(submissions.insert_batches, calls_database), batch_max=BATCHES_MAX
-        )
         service = JobService(
             calls_database,
             long_reads=long_reads,
             submits=submits,
-            batches=batches,
             relay=relay,
             hub=hub,
             hints=hints,
@@ -171,7 +164,6 @@ async def running(
         async with asyncio.TaskGroup() as group:
             loops = [
                 submits.run(),
-                batches.run(),
                 hub.run(),
                 publisher.run(),
                 hints.run(),

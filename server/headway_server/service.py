@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from itertools import accumulate
 from typing import Any, Final
 from uuid import UUID
@@ -54,7 +53,6 @@ from headway_server.watching import watch
 NAME: Final = "headway.v1.JobService"
 
 Submits = GroupCommit[Submission, Submitted | Refused]
-Batches = GroupCommit[Sequence[Submission], Sequence[Submitted]]
 
 
 class JobService:
@@ -66,7 +64,6 @@ class JobService:
         *,
         long_reads: Database,
         submits: Submits,
-        batches: Batches,
         relay: Relay,
         hub: WatchHub,
         hints: HintPublisher,
@@ -76,7 +73,6 @@ class JobService:
         self._database = database
         self._long_reads = long_reads
         self._submits = submits
-        self._batches = batches
         self._relay = relay
         self._hub = hub
         self._hints = hints
@@ -111,18 +107,11 @@ class JobService:
     async def batch_submit_jobs(
         self, request: BatchSubmitJobsRequest, span: ServerSpan
     ) -> BatchSubmitJobsResponse:
-        """Store all jobs in one commit, or none.
-
-        Batches of the same moment share it if they have no keys, so that nothing can be in their
-        way.
-        """
+        """Store all jobs in one commit, or none."""
         contexts = span.contexts(min(len(request.requests), BATCH_JOBS_MAX))
         items = validate.submissions(request, contexts)
         outcomes = await submissions.submit_all(
-            self._database,
-            items,
-            queue_depth_max=self._queue_depth_max,
-            insert=partial(self._batches.submit, within=CALL_DATABASE_TIME_MAX),
+            self._database, items, queue_depth_max=self._queue_depth_max
         )
         self._accept(outcomes)
         response = BatchSubmitJobsResponse()

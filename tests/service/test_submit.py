@@ -166,31 +166,6 @@ async def test_a_batch_is_stored_whole_in_order(served: Served, database: Databa
     assert await count_jobs(database) == 1000
 
 
-async def test_batches_of_the_same_moment_share_commits(served: Served, database: Database) -> None:
-    """Each is answered with its own jobs, in order; one with a key has a commit of its own."""
-
-    async def submit(batch: int) -> None:
-        requests = [
-            SubmitJobRequest(type=JOB_TYPE, labels={"batch": str(batch), "n": str(n)})
-            for n in range(3)
-        ]
-        if batch == 0:
-            requests[1].idempotency_key = "k"
-        found = await served.stub.BatchSubmitJobs(BatchSubmitJobsRequest(requests=requests))
-        assert [dict(response.job.labels) for response in found.responses] == [
-            dict(request.labels) for request in requests
-        ]
-
-    await asyncio.gather(*(submit(batch) for batch in range(40)))
-    writers = await database.fetch(
-        "SELECT count(DISTINCT xmin::text) AS commits, count(*) AS jobs FROM jobs"
-        " GROUP BY labels->>'batch' = '0' ORDER BY jobs"
-    )
-    assert [row["jobs"] for row in writers] == [3, 117]
-    assert writers[0]["commits"] == 1
-    assert writers[1]["commits"] < 39
-
-
 async def test_a_batch_with_one_wrong_job_stores_nothing(
     served: Served, database: Database
 ) -> None:

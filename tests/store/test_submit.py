@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -11,9 +10,8 @@ from headway_core import jobs, outbox, submissions
 from headway_core.content import Content, ContentKind, json_content
 from headway_core.database import Database
 from headway_core.errors import IdempotencyKeyReused, JobNotFound, QueueFull, TooManyQueues
-from headway_core.job import QUEUES_MAX, RetryPolicy, Submission
+from headway_core.job import QUEUES_MAX, RetryPolicy
 from headway_core.states import JobState
-from headway_core.submissions import Submitted
 
 from .conftest import Register, Submit, submission
 
@@ -55,23 +53,6 @@ async def test_the_columns_of_a_batch_may_have_gaps(database: Database) -> None:
     assert [row["multiplier"] for row in rows] == [None, None, 1.5, None, None]
     assert [row["timeout"] for row in rows] == [None, None, timedelta(seconds=9), None, None]
     assert await database.fetchval("SELECT request_hash FROM idempotency_keys") == b"h"
-
-
-async def test_batches_are_inserted_together_and_told_apart(database: Database) -> None:
-    """What is there already is left out of its own batch alone, which is then looked at alone."""
-    there, new, other = (submission(request_hash=b"") for _ in range(3))
-    await submissions.submit_all(database, [there], queue_depth_max=None)
-    found = await submissions.insert_batches(database, [[new, there], [other]])
-    assert [[item.job.id for item in batch] for batch in found] == [[new.id], [other.id]]
-
-    async def insert(batch: Sequence[Submission]) -> list[Submitted]:
-        return (await submissions.insert_batches(database, [batch, []]))[0]
-
-    again = await submissions.submit_all(
-        database, [new, there], queue_depth_max=None, insert=insert
-    )
-    assert [(item.job.id, item.created) for item in again] == [(new.id, True), (there.id, True)]
-    assert await database.fetchval("SELECT count(*) FROM jobs") == 3
 
 
 async def test_two_hundred_submits_with_one_key_make_one_job(database: Database) -> None:
