@@ -41,19 +41,20 @@ class GroupCommit(Generic[Item, Result]):
         self._linger_seconds = linger.total_seconds()
         self._lull_seconds = lull.total_seconds()
         self._key = key
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[tuple[Item, asyncio.Future[Result], bool]] = deque()
+        """With whether it is dropped when its caller has gone."""
         self._filled = asyncio.Event()
 
     async def submit(self, item: Item, *, within: timedelta | None = None) -> Result:
         """Hand over an item and wait for its own result or error.
 
-        A caller that is cancelled leaves its item behind: it is flushed all the same. So does one
-        that has waited as long as `within`, for a flush before its own perhaps: it gets
-        StoreUnavailable.
+        A caller that is cancelled leaves its item behind: it is flushed all the same. One that has
+        waited as long as `within`, for a flush before its own perhaps, gets StoreUnavailable; once
+        such a caller has gone, its item is dropped if its flush has not begun.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((item, future))
+        self._waiting.append((item, future, within is not None))
         self._filled.set()
         if within is None:
             return await future
@@ -74,6 +75,8 @@ class GroupCommit(Generic[Item, Result]):
                 if last > 1 and time() < ended + self._linger_seconds:
                     await self._gather(last)
                 batch = self._take()
+                if not batch:
+                    continue  # all of their callers have gone
                 last = len(batch)
                 await self._settle(batch)
                 ended = time()
@@ -93,16 +96,18 @@ class GroupCommit(Generic[Item, Result]):
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         seen: set[Hashable] = set()
-        later: list[tuple[Item, asyncio.Future[Result]]] = []
+        later: list[tuple[Item, asyncio.Future[Result], bool]] = []
         while self._waiting and len(batch) < self._batch_max:
-            entry = self._waiting.popleft()
+            item, future, droppable = self._waiting.popleft()
+            if droppable and future.done():
+                continue
             if self._key is not None:
-                key = self._key(entry[0])
+                key = self._key(item)
                 if key in seen:
-                    later.append(entry)
+                    later.append((item, future, droppable))
                     continue
                 seen.add(key)
-            batch.append(entry)
+            batch.append((item, future))
         self._waiting.extendleft(reversed(later))
         if not self._waiting:
             self._filled.clear()
