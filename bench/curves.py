@@ -96,7 +96,7 @@ async def _measure(plan: Plan, repetitions: int) -> Curves:
             "SubmitJob to reply": found["replies"],
             "SubmitJob to COMPLETED seen": found["completions"],
             "ctx.progress to stream": await progress_ages(plan),
-            "composite to completed": found["bare_completions"],
+            "composite to completed": found["composite_completions"],
             "bare gRPC echo": found["echoes"],
             "bare commit": found["commits"],
         }

@@ -23,6 +23,7 @@ from bench.floors import echo
 from headway import v1
 
 COMPLETED = 4
+PATIENCE_SECONDS = 30
 PAUSE_SECONDS = 0.003
 WARM_UP_ROUNDS = 20
 
@@ -49,15 +50,16 @@ async def run_job(stub: Any, request: v1.SubmitJobRequest) -> tuple[float, float
     return replied - started, completed - started
 
 
-async def run_bare_job(
+async def run_composite_job(
     submit: Call, state: "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"
 ) -> tuple[float, float]:
     """Submit a job to the composite: seconds until the reply, and until its row says COMPLETED."""
     started = time.perf_counter()
     reply = await submit()
     replied = time.perf_counter()
-    while await state.fetchval(uuid.UUID(bytes=reply.value)) != COMPLETED:
-        pass
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await state.fetchval(uuid.UUID(bytes=reply.value)) != COMPLETED:
+            pass
     completed = time.perf_counter()
     await asyncio.sleep(PAUSE_SECONDS)
     return replied - started, completed - started
@@ -72,8 +74,8 @@ async def main() -> None:
     database = await asyncpg.connect(asked["database_url"])
     await database.execute("CREATE TABLE commits (id uuid PRIMARY KEY, payload bytea NOT NULL)")
     insert = await database.prepare("INSERT INTO commits VALUES ($1, $2)")
-    others = await asyncpg.connect(asked["composite_database_url"])
-    state = await others.prepare("SELECT state FROM jobs WHERE id = $1")
+    composite_database = await asyncpg.connect(asked["composite_database_url"])
+    state = await composite_database.prepare("SELECT state FROM jobs WHERE id = $1")
     async with (
         grpc.aio.insecure_channel(asked["echo"], options=OPTIONS) as bare,
         grpc.aio.insecure_channel(asked["composite"], options=OPTIONS) as composite,
@@ -84,12 +86,12 @@ async def main() -> None:
         stub = v1.JobServiceStub(channel)
         program.say_ready()
         if await program.until_told() is not None:
-            echoes, commits, jobs, bare_jobs = [], [], [], []
+            echoes, commits, jobs, composite_jobs = [], [], [], []
             for _ in range(rounds):
                 echoes.append(await timed(method(text)))
                 commits.append(await timed(insert.fetch(uuid.uuid4(), PAYLOAD)))
                 jobs.append(await run_job(stub, job))
-                bare_jobs.append(await run_bare_job(submit, state))
+                composite_jobs.append(await run_composite_job(submit, state))
             measured = slice(WARM_UP_ROUNDS, None)
             program.say(
                 {
@@ -97,12 +99,12 @@ async def main() -> None:
                     "commits": commits[measured],
                     "replies": [reply for reply, _ in jobs[measured]],
                     "completions": [completion for _, completion in jobs[measured]],
-                    "bare_replies": [reply for reply, _ in bare_jobs[measured]],
-                    "bare_completions": [completion for _, completion in bare_jobs[measured]],
+                    "composite_replies": [reply for reply, _ in composite_jobs[measured]],
+                    "composite_completions": [end for _, end in composite_jobs[measured]],
                 }
             )
     await database.close()
-    await others.close()
+    await composite_database.close()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 async def idle_latencies(plan: Plan) -> dict[str, list[float]]:
-    """Seconds of echoes, commits, replies and completions, ours and bare ones, taken in turn."""
+    """Seconds of echoes, commits, replies and completions, the composite's too, taken in turn."""
     async with (
         plan.stage.place(migrated=False) as bare,
         await Program.start("bench.floors.echo") as echo,
@@ -52,9 +52,13 @@ async def idle(plan: Plan) -> None:
     plan.samples.add("idle_reply_p50", percentile(found["replies"], 0.5))
     plan.samples.add("idle_completed_p50", percentile(found["completions"], 0.5))
     plan.samples.add("idle_completed_p99", percentile(found["completions"], 0.99))
-    plan.samples.add("bare_idle_reply_p50", percentile(found["bare_replies"], 0.5))
-    plan.samples.add("bare_idle_completed_p50", percentile(found["bare_completions"], 0.5))
-    plan.samples.add("bare_idle_completed_p99", percentile(found["bare_completions"], 0.99))
+    plan.samples.add("composite_idle_reply_p50", percentile(found["composite_replies"], 0.5))
+    plan.samples.add(
+        "composite_idle_completed_p50", percentile(found["composite_completions"], 0.5)
+    )
+    plan.samples.add(
+        "composite_idle_completed_p99", percentile(found["composite_completions"], 0.99)
+    )
 
 
 async def progress_ages(plan: Plan) -> list[float]:
@@ -87,10 +91,10 @@ async def progress(plan: Plan) -> None:
 
 MEASUREMENTS = (
     Measurement(
-        tuple(
-            prefix + row
-            for prefix in ("", "bare_")
-            for row in ("idle_reply_p50", "idle_completed_p50", "idle_completed_p99")
+        (
+            *("idle_reply_p50", "idle_completed_p50", "idle_completed_p99"),
+            *("composite_idle_reply_p50", "composite_idle_completed_p50"),
+            "composite_idle_completed_p99",
         ),
         idle,
     ),
