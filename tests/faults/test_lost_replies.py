@@ -117,6 +117,24 @@ async def test_a_submit_whose_reply_is_lost_makes_one_job(trouble: Troubled, dee
     assert not await check(trouble.beside, at_rest=False, accepted=[item.id for item in items])
 
 
+@pytest.mark.parametrize("key", [None, "order-1"], ids=["plain", "with a key"])
+async def test_a_batch_whose_reply_is_lost_makes_its_jobs_once(
+    trouble: Troubled, deed: Deed, key: str | None
+) -> None:
+    """P1, P6: one statement without keys, a transaction with one; all of its jobs are answered."""
+    items = [submission(), submission(idempotency_key=key), submission()]
+    outcomes = await trouble.twice(
+        "submissions.submit",
+        lambda store: submissions.submit_all(store, items, queue_depth_max=None),
+        deed=deed,
+    )
+    assert [(outcome.job.id, outcome.created) for outcome in outcomes] == [
+        (item.id, True) for item in items
+    ]
+    assert await trouble.beside.fetchval("SELECT count(*) FROM outbox") == 3
+    assert not await check(trouble.beside, at_rest=False, accepted=[item.id for item in items])
+
+
 async def test_a_claim_whose_reply_is_lost_is_the_claimers(trouble: Troubled, deed: Deed) -> None:
     """P2, P4: the rerun has the run that the first try began, with the same epoch."""
     worker_id = await trouble.worker()
