@@ -92,8 +92,11 @@ async def progress(plan: Plan) -> None:
 MEASUREMENTS = (
     Measurement(
         (
-            *("idle_reply_p50", "idle_completed_p50", "idle_completed_p99"),
-            *("composite_idle_reply_p50", "composite_idle_completed_p50"),
+            "idle_reply_p50",
+            "idle_completed_p50",
+            "idle_completed_p99",
+            "composite_idle_reply_p50",
+            "composite_idle_completed_p50",
             "composite_idle_completed_p99",
         ),
         idle,

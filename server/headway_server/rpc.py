@@ -77,7 +77,7 @@ class Calls:
         server.add_generic_rpc_handlers((generic,))
         # A registered method has a queue of its own in gRPC, so that a storm of streams holds up no
         # other call. Each costs every call 2 µs: grpc.aio looks at all of them.
-        streams = {method.name for method in methods if isinstance(method, Streaming)}
+        streams = [method.name for method in methods if isinstance(method, Streaming)]
         server.add_registered_method_handlers(service, {name: handlers[name] for name in streams})
 
     async def wait_idle(self) -> None:
