@@ -8,9 +8,10 @@ from typing import Final, Generic, TypeVar
 
 from headway_core.errors import HeadwayError, StoreUnavailable
 
-LULL_PER_ITEM: Final = timedelta(microseconds=250)
-"""For each item of the last flush: a few callers have little to gain by waiting for each other.
-uvloop rounds to whole milliseconds."""
+QUIET_TURNS: Final = 40
+"""Turns of the event loop without a new item: those that may share the next flush are there. A loop
+with nothing else to do takes 0.05 ms for them, a busy one as long as it has others to bring on. No
+clock can tell these apart on machines that differ by three times in speed."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -20,11 +21,10 @@ class GroupCommit(Generic[Item, Result]):
     """Collects items while a flush is under way and gives them to the next one.
 
     An idle group adds no wait. Soon after a flush that was shared, within `linger`, the next one
-    waits as long as more items keep coming, `linger` at most, so that a loaded group fills its
-    batches; they have stopped when none comes for a `lull`, or for LULL_PER_ITEM for each that
-    shared the last flush, if that is less. `key`: at most one item with the same key shares a
-    flush, for a statement can change a row once. `run` is the one flusher; if it ends, its process
-    must end.
+    waits as long as more items keep coming, for `enough` of them or for `linger` at most, so that
+    a loaded group fills its batches; they have stopped when none comes for QUIET_TURNS. `key`: at
+    most one item with the same key shares a flush, for a statement can change a row once. `run` is
+    the one flusher; if it ends, its process must end.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class GroupCommit(Generic[Item, Result]):
         flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
         batch_max: int = 256,
+        enough: int | None = None,
         linger: timedelta = timedelta(0),
-        lull: timedelta = timedelta(0),
         key: Callable[[Item], Hashable] | None = None,
     ) -> None:
         self._flush = flush
         self._batch_max = batch_max
+        self._enough = batch_max if enough is None else enough
         self._linger_seconds = linger.total_seconds()
-        self._lull_seconds = lull.total_seconds()
         self._key = key
         self._waiting: deque[tuple[Item, asyncio.Future[Result], bool]] = deque()
         """With whether it is dropped when its caller has gone."""
@@ -73,7 +73,7 @@ class GroupCommit(Generic[Item, Result]):
             while True:
                 await self._filled.wait()
                 if last > 1 and time() < ended + self._linger_seconds:
-                    await self._gather(last)
+                    await self._gather()
                 batch = self._take()
                 if not batch:
                     continue  # all of their callers have gone
@@ -84,14 +84,14 @@ class GroupCommit(Generic[Item, Result]):
             while self._waiting:
                 self._waiting.popleft()[1].cancel()
 
-    async def _gather(self, last: int) -> None:
-        loop = asyncio.get_running_loop()
-        lull = min(self._lull_seconds, LULL_PER_ITEM.total_seconds() * last)
-        deadline = loop.time() + self._linger_seconds
-        before = 0
-        while before < len(self._waiting) < self._batch_max and (now := loop.time()) < deadline:
-            before = len(self._waiting)
-            await asyncio.sleep(min(lull, deadline - now))
+    async def _gather(self) -> None:
+        time = asyncio.get_running_loop().time
+        deadline = time() + self._linger_seconds
+        count, quiet = len(self._waiting), 0
+        while count < self._enough and quiet < QUIET_TURNS and time() < deadline:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(self._waiting) == count else 0
+            count = len(self._waiting)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []

@@ -46,9 +46,9 @@ from headway_server.watch_hub import WatchHub
 
 PROCESS_NAME: Final = "headway-server"
 LINGER: Final = timedelta(milliseconds=12)
-LULL: Final = timedelta(milliseconds=4)
-"""Between shared commits, under load only: a commit of thirty costs each job half as much as one of
-ten."""
+ENOUGH: Final = 24
+"""Under load a commit waits so long for so many submits: it costs each of them half as much as if
+ten shared it. More would have to wait for each other, with nothing to do for server or Postgres."""
 FINISH: Final = timedelta(seconds=2)
 """For publishes that are under way at the end, and as long again for deletes and marks."""
 LAST_CALLS: Final = timedelta(milliseconds=50)
@@ -140,7 +140,7 @@ async def running(
             await failpoint("after_submit_commit")
             return submitted
 
-        submits: Submits = Submits(flush, linger=LINGER, lull=LULL)
+        submits: Submits = Submits(flush, linger=LINGER, enough=ENOUGH)
         service = JobService(
             calls_database,
             long_reads=long_reads,

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
+from headway_core import batching
 from headway_core.batching import GroupCommit
 from headway_core.errors import StoreUnavailable
 
@@ -79,38 +81,38 @@ async def test_items_of_one_key_never_share_a_flush() -> None:
     runner.cancel()
 
 
+async def flush_sizes(flushes: list[int], items: Sequence[int]) -> Sequence[int]:
+    """A flush that takes no time and notes how many shared it."""
+    flushes.append(len(items))
+    return items
+
+
+@pytest.fixture
+def never_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that turns as often as it likes before a group holds it to be quiet."""
+    monkeypatch.setattr(batching, "QUIET_TURNS", 10**9)
+
+
 async def test_a_loaded_group_waits_until_no_more_come() -> None:
     """Not one flush for each that comes a little later."""
     flushes: list[int] = []
-
-    async def flush(items: Sequence[int]) -> Sequence[int]:
-        flushes.append(len(items))
-        return items
-
-    group = GroupCommit(
-        flush, batch_max=1_000, linger=timedelta(minutes=1), lull=timedelta(milliseconds=200)
-    )
+    group = GroupCommit(partial(flush_sizes, flushes), linger=timedelta(minutes=1))
     runner = asyncio.create_task(group.run())
-    await asyncio.gather(*(group.submit(n) for n in range(800)))  # earns a whole lull
+    await asyncio.gather(*(group.submit(n) for n in range(8)))
     later = []
     for n in range(3):
         later.append(asyncio.create_task(group.submit(n)))
-        await asyncio.sleep(0)
+        for _ in range(batching.QUIET_TURNS - 2):
+            await asyncio.sleep(0)
     await asyncio.gather(*later)
-    assert flushes == [800, 3]
+    assert flushes == [8, 3]
     runner.cancel()
 
 
 async def test_a_few_callers_hardly_wait_for_each_other() -> None:
-    """A commit that two have shared is no reason for the next caller to wait for a lull."""
+    """Where nobody else is under way, a shared commit is no reason to wait for the next."""
     flushes: list[int] = []
-
-    async def flush(items: Sequence[int]) -> Sequence[int]:
-        flushes.append(len(items))
-        return items
-
-    minute = timedelta(minutes=1)
-    group = GroupCommit(flush, linger=minute, lull=minute)
+    group = GroupCommit(partial(flush_sizes, flushes), linger=timedelta(minutes=1))
     runner = asyncio.create_task(group.run())
     await asyncio.gather(group.submit(1), group.submit(2))
     async with asyncio.timeout(10):
@@ -119,16 +121,43 @@ async def test_a_few_callers_hardly_wait_for_each_other() -> None:
     runner.cancel()
 
 
+@pytest.mark.usefixtures("never_quiet")
+async def test_a_loaded_group_waits_for_enough_and_no_more() -> None:
+    """The disk must not stand idle while all callers wait for each other."""
+    flushes: list[int] = []
+    group = GroupCommit(partial(flush_sizes, flushes), linger=timedelta(minutes=1), enough=3)
+    runner = asyncio.create_task(group.run())
+    await asyncio.gather(group.submit(1), group.submit(2))
+    first = asyncio.create_task(group.submit(3))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not first.done()
+    async with asyncio.timeout(10):
+        await asyncio.gather(first, group.submit(4), group.submit(5))
+    assert flushes == [2, 3]
+    runner.cancel()
+
+
+@pytest.mark.usefixtures("never_quiet")
+async def test_a_loaded_group_lingers_no_longer_than_wanted() -> None:
+    """Neither enough nor quiet: a trickle goes on all the same."""
+    flushes: list[int] = []
+    group = GroupCommit(partial(flush_sizes, flushes), linger=timedelta(milliseconds=50))
+    runner = asyncio.create_task(group.run())
+    await asyncio.gather(group.submit(1), group.submit(2))
+    async with asyncio.timeout(10):
+        await group.submit(3)
+    assert flushes == [2, 1]
+    runner.cancel()
+
+
+@pytest.mark.usefixtures("never_quiet")
 async def test_a_group_that_was_loaded_long_ago_adds_no_wait() -> None:
     """Its last flush says nothing about now."""
-
-    async def flush(items: Sequence[int]) -> Sequence[int]:
-        return items
-
     linger = timedelta(milliseconds=500)
-    group = GroupCommit(flush, batch_max=10_000, linger=linger, lull=linger)
+    group = GroupCommit(partial(flush_sizes, []), linger=linger)
     runner = asyncio.create_task(group.run())
-    await asyncio.gather(*(group.submit(n) for n in range(4_000)))
+    await asyncio.gather(*(group.submit(n) for n in range(100)))
     await asyncio.sleep(linger.total_seconds())
     before = asyncio.get_running_loop().time()
     await group.submit(0)

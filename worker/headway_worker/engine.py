@@ -41,9 +41,8 @@ CONNECTIONS_MAX: Final = 6
 LINGER_SLOTS: Final = 50
 LINGER_PER_SLOT: Final = timedelta(microseconds=50)
 LINGER_MAX: Final = timedelta(milliseconds=10)
-LULL: Final = timedelta(milliseconds=3)
 """With more slots than LINGER_SLOTS, shared commits fill better if they wait so long under load: a
-write to a socket costs as much as the handling of a job. The lull is less after small commits.
+write to a socket costs as much as the handling of a job.
 """
 SHARES: Final = 3
 SHARE_MIN: Final = 32
@@ -200,14 +199,12 @@ class Engine:
                 lambda items: claims.claim(database, items, worker_id=worker_id, types=types),
                 batch_max=batch_max,
                 linger=linger,
-                lull=LULL,
                 key=lambda item: item.job_id,
             ),
             settles=GroupCommit(
                 lambda items: store.settle(database, items, worker_id=worker_id),
                 batch_max=batch_max,
                 linger=linger,
-                lull=LULL,
                 key=lambda item: item.job_id,
             ),
             consumer=self.consumer,
