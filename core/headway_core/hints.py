@@ -44,7 +44,10 @@ __all__ = [
 ]
 
 WINDOW_SECONDS: Final = 0.002
-"""At least this lies between two messages; a hint after a pause leaves at once."""
+"""So much lies between two messages on average."""
+BURST_SECONDS: Final = 0.006
+"""After a pause, messages for so many windows leave at once: the first and the last word about a
+short job, say."""
 BUSY_WINDOW_SECONDS: Final = 0.02
 BUSY_HINTS_MIN: Final = 20
 """After a message of so many hints the busy window holds: each message costs every listener."""
@@ -101,13 +104,16 @@ class HintPublisher:
         exchange = await declare_hints_exchange(channel)
         underlay = await channel.get_underlay_channel()
         loop = asyncio.get_running_loop()
-        next_time = 0.0
+        next_time = float("-inf")
         while True:
             await self._arrived.wait()
             await asyncio.sleep(next_time - loop.time())
             hints = self._take()
-            busy = BUSY_HINTS_MIN <= len(hints) < HINTS_PER_MESSAGE
-            next_time = loop.time() + (BUSY_WINDOW_SECONDS if busy else WINDOW_SECONDS)
+            now = loop.time()
+            if BUSY_HINTS_MIN <= len(hints) < HINTS_PER_MESSAGE:
+                next_time = now + BUSY_WINDOW_SECONDS
+            else:
+                next_time = max(next_time, now - BURST_SECONDS) + WINDOW_SECONDS
             properties = Basic.Properties(
                 content_type=JSON_MEDIA_TYPE, delivery_mode=DeliveryMode.NOT_PERSISTENT
             )

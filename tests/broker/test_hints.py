@@ -116,6 +116,23 @@ async def test_a_hint_takes_milliseconds(url: SecretStr) -> None:
     assert sorted(delays)[15] < 0.05, delays
 
 
+async def test_the_first_and_the_last_word_about_a_short_job_leave_at_once(
+    url: SecretStr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three messages after a pause, no more before the next window: each costs every listener."""
+    monkeypatch.setattr(hints_module, "WINDOW_SECONDS", 60.0)
+    monkeypatch.setattr(hints_module, "BURST_SECONDS", 120.0)
+    ears, publishes = Ears(url), mouth(url)
+    async with running(ears.listener.run(), publishes.run()):
+        await until(lambda: ears.listener.connected and publishes.connected)
+        for sequence in range(1, 4):
+            publishes.send(EventHint(UUID(JOB), sequence, done=False))
+            await until(lambda: len(ears.heard) == sequence)  # noqa: B023 -- called at once
+        publishes.send(EventHint(UUID(JOB), 4, done=True))
+        await asyncio.sleep(0.2)
+        assert len(ears.heard) == 3
+
+
 async def test_a_burst_leaves_in_few_messages(
     url: SecretStr, connection: AbstractConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
