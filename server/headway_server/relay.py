@@ -30,7 +30,7 @@ FAST_GATHERING: Final = timedelta(milliseconds=24)
 """After a batch of FAST_BUSY_MIN or more, unless it was full, the next one fills for so long."""
 FAST_TURN_SECONDS: Final = 0.25
 """A batch that the broker takes longer for holds up the others no more."""
-FAST_AGE_SECONDS_MAX: Final = 1.0
+FAST_AGE_SECONDS_MAX: Final = 2.0
 """Older ones are left to a poller: a publish takes its time, and a reservation runs out."""
 POLL: Final = timedelta(milliseconds=250)
 HOLD_SECONDS_MAX: Final = 9.0
