@@ -1,7 +1,6 @@
-"""Where the time goes: py-spy on one process of Headway while a row is measured, if it is there."""
+"""Where the time goes: py-spy on one process of Headway while a row is measured."""
 
 import asyncio
-import shutil
 import signal
 import sysconfig
 from collections import Counter
@@ -9,15 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+PY_SPY = Path(sysconfig.get_path("scripts"), "py-spy")
 RATE = 200
 TOP = 15
 START_SECONDS = 1.0
 STOP_SECONDS = 30.0
-
-
-def py_spy() -> str | None:
-    """Find it beside this Python, or on the path."""
-    return shutil.which("py-spy", path=sysconfig.get_path("scripts")) or shutil.which("py-spy")
 
 
 @asynccontextmanager
@@ -26,11 +21,8 @@ async def profiled(pid: int, path: Path) -> AsyncIterator[None]:
 
     Folded stacks are what flame graph tools and speedscope.app read. Sampling slows the process.
     """
-    program = py_spy()
-    if program is None:
-        raise RuntimeError("py-spy is not installed: .venv/bin/python -m pip install py-spy")
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = [program, "record", "--pid", str(pid), "--rate", str(RATE)]
+    command = [str(PY_SPY), "record", "--pid", str(pid), "--rate", str(RATE)]
     command += ["--format", "raw", "--output", str(path)]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.DEVNULL, start_new_session=True
