@@ -45,9 +45,9 @@ __all__ = [
 
 WINDOW_SECONDS: Final = 0.002
 """So much lies between two messages on average."""
-BURST_SECONDS: Final = 0.006
-"""After a pause, messages for so many windows leave at once: the first and the last word about a
-short job, say."""
+BURST_SECONDS: Final = 0.004
+"""After a pause a message leaves at once, and those for so many windows after it: a short job's
+first word and its last."""
 BUSY_WINDOW_SECONDS: Final = 0.02
 BUSY_HINTS_MIN: Final = 20
 """After a message of so many hints the busy window holds: each message costs every listener."""

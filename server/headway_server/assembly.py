@@ -47,8 +47,8 @@ from headway_server.watch_hub import WatchHub
 PROCESS_NAME: Final = "headway-server"
 LINGER: Final = timedelta(milliseconds=12)
 ENOUGH: Final = 24
-"""Under load a commit waits so long for so many submits: it costs each of them half as much as if
-ten shared it. More would have to wait for each other, with nothing to do for server or Postgres."""
+"""Under load a commit waits for so many submits, so long at most: each of them pays half as much
+as one that ten share. More would wait for each other, and server and Postgres for them."""
 FINISH: Final = timedelta(seconds=2)
 """For publishes that are under way at the end, and as long again for deletes and marks."""
 LAST_CALLS: Final = timedelta(milliseconds=50)

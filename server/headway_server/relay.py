@@ -31,7 +31,8 @@ FAST_GATHERING: Final = timedelta(milliseconds=24)
 FAST_TURN_SECONDS: Final = 0.25
 """A batch that the broker takes longer for holds up the others no more."""
 FAST_AGE_SECONDS_MAX: Final = 2.0
-"""Older ones are left to a poller: a publish takes its time, and a reservation runs out."""
+"""Older ones are left to a poller: a publish takes its time, and once their reservation is over
+(submissions.FAST_PATH) a poller publishes them, too, which a claim absorbs."""
 POLL: Final = timedelta(milliseconds=250)
 HOLD_SECONDS_MAX: Final = 9.0
 """For one batch: a publish takes 5 s at most, and after 10 s Postgres ends an idle transaction."""

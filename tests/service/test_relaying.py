@@ -233,6 +233,30 @@ async def test_a_publish_that_hangs_does_not_hold_up_the_next_one(
         await eventually(lambda: _is(broker.count(), 2))
 
 
+@pytest.mark.alone
+async def test_what_waits_while_the_broker_stands_still_is_published_after_it(
+    served: Served, amqp_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second is no reason to leave it to a poller, which would wait for its reservation's end."""
+    monkeypatch.setattr(submissions, "FAST_PATH", timedelta(minutes=5))
+    monkeypatch.setattr(relay_module, "FAST_TURN_SECONDS", 60)
+    publish, stands_still = Publisher.publish, asyncio.Event()
+
+    async def stand_still_once(self: Publisher, dispatches: Sequence[Dispatch]) -> list[bool]:
+        if not stands_still.is_set():
+            stands_still.set()
+            await asyncio.sleep(1.2)
+        return await publish(self, dispatches)
+
+    await ready(served)
+    monkeypatch.setattr(Publisher, "publish", stand_still_once)
+    await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))
+    await stands_still.wait()
+    await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))
+    async with looking(amqp_url) as broker:
+        await eventually(lambda: _is(broker.count(), 2))
+
+
 async def test_two_relays_share_the_rows(
     database_url: str, amqp_url: str, database: Database
 ) -> None:

@@ -93,6 +93,13 @@ def never_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "QUIET_TURNS", 10**9)
 
 
+@pytest.fixture
+def no_matter_how_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group lingers as long after a commit of two as after one of hundreds."""
+    monkeypatch.setattr(batching, "LINGER_PER_ITEM", timedelta(minutes=1))
+
+
+@pytest.mark.usefixtures("no_matter_how_few")
 async def test_a_loaded_group_waits_until_no_more_come() -> None:
     """Not one flush for each that comes a little later."""
     flushes: list[int] = []
@@ -109,6 +116,7 @@ async def test_a_loaded_group_waits_until_no_more_come() -> None:
     runner.cancel()
 
 
+@pytest.mark.usefixtures("no_matter_how_few")
 async def test_a_few_callers_hardly_wait_for_each_other() -> None:
     """Where nobody else is under way, a shared commit is no reason to wait for the next."""
     flushes: list[int] = []
@@ -121,7 +129,7 @@ async def test_a_few_callers_hardly_wait_for_each_other() -> None:
     runner.cancel()
 
 
-@pytest.mark.usefixtures("never_quiet")
+@pytest.mark.usefixtures("never_quiet", "no_matter_how_few")
 async def test_a_loaded_group_waits_for_enough_and_no_more() -> None:
     """The disk must not stand idle while all callers wait for each other."""
     flushes: list[int] = []
@@ -138,20 +146,38 @@ async def test_a_loaded_group_waits_for_enough_and_no_more() -> None:
     runner.cancel()
 
 
-@pytest.mark.usefixtures("never_quiet")
+@pytest.mark.usefixtures("never_quiet", "no_matter_how_few")
 async def test_a_loaded_group_lingers_no_longer_than_wanted() -> None:
-    """Neither enough nor quiet: a trickle goes on all the same."""
+    """Neither enough nor quiet: a trickle goes on all the same, and shares what time there is."""
     flushes: list[int] = []
-    group = GroupCommit(partial(flush_sizes, flushes), linger=timedelta(milliseconds=50))
+    group = GroupCommit(
+        partial(flush_sizes, flushes), batch_max=10**9, linger=timedelta(milliseconds=50)
+    )
     runner = asyncio.create_task(group.run())
     await asyncio.gather(group.submit(1), group.submit(2))
+    trickle = [asyncio.create_task(group.submit(3))]
     async with asyncio.timeout(10):
-        await group.submit(3)
-    assert flushes == [2, 1]
+        while not trickle[0].done():
+            trickle.append(asyncio.create_task(group.submit(4)))
+            await asyncio.sleep(0.001)
+    assert flushes[0] == 2
+    assert flushes[1] > 1
+    await asyncio.gather(*trickle)
     runner.cancel()
 
 
 @pytest.mark.usefixtures("never_quiet")
+async def test_a_few_callers_do_not_linger_on_a_busy_loop() -> None:
+    """Others may keep the loop from being quiet, and so few never are enough."""
+    group = GroupCommit(partial(flush_sizes, []), linger=timedelta(minutes=1))
+    runner = asyncio.create_task(group.run())
+    await asyncio.gather(group.submit(1), group.submit(2))
+    async with asyncio.timeout(10):
+        await group.submit(3)
+    runner.cancel()
+
+
+@pytest.mark.usefixtures("never_quiet", "no_matter_how_few")
 async def test_a_group_that_was_loaded_long_ago_adds_no_wait() -> None:
     """Its last flush says nothing about now."""
     linger = timedelta(milliseconds=500)

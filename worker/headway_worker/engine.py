@@ -41,8 +41,8 @@ CONNECTIONS_MAX: Final = 6
 LINGER_SLOTS: Final = 50
 LINGER_PER_SLOT: Final = timedelta(microseconds=50)
 LINGER_MAX: Final = timedelta(milliseconds=10)
-"""With more slots than LINGER_SLOTS, shared commits fill better if they wait so long under load: a
-write to a socket costs as much as the handling of a job.
+"""With more slots than LINGER_SLOTS, shared commits fill better if they wait under load, so long at
+most: a write to a socket costs as much as the handling of a job.
 """
 SHARES: Final = 3
 SHARE_MIN: Final = 32
