@@ -18,7 +18,7 @@ of requests that are about no job or many.
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
 from opentelemetry import context as current
@@ -28,6 +28,9 @@ from opentelemetry.util.types import AttributeValue
 from headway_core.job import Dispatch
 from headway_core.topology import DEAD_EXCHANGE, JOBS_EXCHANGE, job_queue
 from headway_core.trace_context import TraceContext
+
+if TYPE_CHECKING:
+    from headway_core.late_spans import LateSpan
 
 JOB_ID: Final = "headway.job.id"
 JOB_TYPE: Final = "headway.job.type"
@@ -40,13 +43,6 @@ RPC_STATUS: Final = "rpc.response.status_code"
 ERROR_TYPE: Final = "error.type"
 
 Attributes = dict[str, AttributeValue]
-
-CREATE_ATTRIBUTES: Final[Attributes] = {
-    "messaging.system": "rabbitmq",
-    "messaging.operation.name": "create",
-    "messaging.operation.type": "create",
-    "messaging.destination.name": JOBS_EXCHANGE,
-}
 
 BEGINS_TRACES: Final = frozenset(
     {"headway.v1.JobService/SubmitJob", "headway.v1.JobService/BatchSubmitJobs"}
@@ -83,13 +79,13 @@ class ServerSpan:
 
     def __init__(
         self,
-        span: Span | None,
+        span: "LateSpan | None",
         context: TraceContext,
-        begin_job: Callable[[], tuple[Span | None, TraceContext]] | None = None,
+        begin_job: "Callable[[], tuple[LateSpan | None, TraceContext]] | None" = None,
     ) -> None:
         self._span = span
         self._begin_job = begin_job
-        self._created: list[Span | None] = []
+        self._created: list[LateSpan | None] = []
         self._code: str | None = None
         self.context = context
         """What is stored on the job: the parent of all that happens to it."""
@@ -140,7 +136,7 @@ class PublishSpan:
 
     __slots__ = ("_span", "context")
 
-    def __init__(self, span: Span | None, context: TraceContext) -> None:
+    def __init__(self, span: "LateSpan | None", context: TraceContext) -> None:
         self._span = span
         self.context = context
         """What goes into the message's headers, if it is sampled."""
@@ -189,10 +185,20 @@ def as_current(span: Span) -> Iterator[None]:
         span.end()
 
 
-def fail(span: Span, kind: str, message: str = "") -> None:
+def fail(span: "Span | LateSpan", kind: str, message: str = "") -> None:
     """Mark a span as an error."""
     span.set_attribute(ERROR_TYPE, kind)
     span.set_status(StatusCode.ERROR, message or kind)
+
+
+def create_attributes() -> Attributes:
+    """Describe the making of a batch's job, which gets its ID later."""
+    return {
+        "messaging.system": "rabbitmq",
+        "messaging.operation.name": "create",
+        "messaging.operation.type": "create",
+        "messaging.destination.name": JOBS_EXCHANGE,
+    }
 
 
 def publish_attributes(dispatch: Dispatch) -> Attributes:

@@ -8,11 +8,11 @@ microseconds: contexts are made and passed on all the same, so that every job ha
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 from uuid import UUID
 
 from opentelemetry import context as current
-from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, get_current_span
+from opentelemetry.trace import Link, NoOpTracer, SpanKind, get_current_span
 
 from headway_core import spans, trace_context
 from headway_core.job import Dispatch
@@ -26,6 +26,10 @@ from headway_core.trace_destination import destination
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+    from headway_core.late_spans import LateSpan, WayOut
+
+SCOPE: Final = "headway"
+
 __all__ = ["PublishSpan", "RunSpan", "ServerSpan", "Telemetry", "TraceContext"]
 
 
@@ -35,7 +39,8 @@ class Telemetry:
     def __init__(self, provider: "TracerProvider | None", *, traces_per_second: float = 0) -> None:
         self.provider = provider
         """For the spans of user code; None if spans go nowhere."""
-        self._tracer = provider.get_tracer("headway") if provider else NoOpTracer()
+        self._tracer = provider.get_tracer(SCOPE) if provider else NoOpTracer()
+        self._way_out = _way_out(provider)
         self._budget = TraceBudget(traces_per_second)
 
     @classmethod
@@ -71,18 +76,16 @@ class Telemetry:
         """Begin the span of a request or stream; `method` is `package.Service/Method`."""
         caller = trace_context.read_metadata(metadata)
         if caller:
-            span = self._begin(method, caller) if self._records(caller) else None
-            return ServerSpan(span, trace_context.of(span) if span else caller)
+            if not self._records(caller):
+                return ServerSpan(None, caller)
+            context = trace_context.child(caller)
+            return ServerSpan(self._request_span(method, context, caller), context)
         if method not in spans.BEGINS_TRACES:
             return ServerSpan(None, trace_context.new(sampled=False))
         root = trace_context.new(sampled=self._budget.take())
-        span = self._begin(method, None) if self._records(root) else None
-        context = trace_context.of(span) if span else root
-
-        def begin_job() -> tuple[Span | None, TraceContext]:
-            return self._create(context)
-
-        return ServerSpan(span, context, begin_job)
+        return ServerSpan(
+            self._request_span(method, root, None), root, lambda: self._created_span(root)
+        )
 
     def publish_span(self, dispatch: Dispatch) -> PublishSpan:
         """Begin the span of one try to publish, to be ended by its `end`."""
@@ -90,15 +93,17 @@ class Telemetry:
             # Not checked: it goes nowhere.
             return PublishSpan(None, TraceContext(dispatch.traceparent, dispatch.tracestate))
         stored = _stored(dispatch.traceparent, dispatch.tracestate)
-        if not self._records(stored):
+        if self._way_out is None or not stored.sampled:
             return PublishSpan(None, stored)
-        span = self._tracer.start_span(
+        context = trace_context.child(stored)
+        span = self._way_out.begin(
             f"publish {DEAD_EXCHANGE if dispatch.dead else JOBS_EXCHANGE}",
-            context=stored.attachable(),
-            kind=SpanKind.PRODUCER,
-            attributes=spans.publish_attributes(dispatch),
+            SpanKind.PRODUCER,
+            context,
+            spans.publish_attributes(dispatch),
+            parent=stored,
         )
-        return PublishSpan(span, trace_context.of(span))
+        return PublishSpan(span, context)
 
     def process_span(
         self, run: RunFacts, *, link: TraceContext | None
@@ -139,26 +144,21 @@ class Telemetry:
     def _records(self, context: TraceContext) -> bool:
         return self.provider is not None and context.sampled
 
-    def _begin(self, method: str, caller: TraceContext | None) -> Span:
-        return self._tracer.start_span(
-            method,
-            context=caller.attachable() if caller else current.Context(),
-            kind=SpanKind.SERVER,
-            attributes=spans.request_attributes(method),
-        )
+    def _request_span(
+        self, method: str, context: TraceContext, caller: TraceContext | None
+    ) -> "LateSpan | None":
+        if self._way_out is None or not context.sampled:
+            return None
+        attributes = spans.request_attributes(method)
+        return self._way_out.begin(method, SpanKind.SERVER, context, attributes, parent=caller)
 
-    def _create(self, request: TraceContext) -> tuple[Span | None, TraceContext]:
+    def _created_span(self, request: TraceContext) -> "tuple[LateSpan | None, TraceContext]":
         root = trace_context.new(sampled=self._budget.take())
-        if not self._records(root):
+        if self._way_out is None or not root.sampled:
             return None, root
-        span = self._tracer.start_span(
-            f"create {JOBS_EXCHANGE}",
-            context=current.Context(),
-            kind=SpanKind.PRODUCER,
-            attributes=spans.CREATE_ATTRIBUTES,
-            links=[Link(request.span_context())],
-        )
-        return span, trace_context.of(span)
+        name, attributes = f"create {JOBS_EXCHANGE}", spans.create_attributes()
+        span = self._way_out.begin(name, SpanKind.PRODUCER, root, attributes, links=[request])
+        return span, root
 
     @contextmanager
     def _recorded_run(
@@ -199,6 +199,15 @@ class _UnrecordedRun:
 
     def __exit__(self, *_error: object) -> None:
         current.detach(self._token)
+
+
+def _way_out(provider: "TracerProvider | None") -> "WayOut | None":
+    if provider is None:
+        return None
+    # Imported here: the SDK takes 0.1 s of each start.
+    from headway_core.late_spans import WayOut
+
+    return WayOut(provider, SCOPE)
 
 
 def _stored(traceparent: str, tracestate: str) -> TraceContext:

@@ -57,12 +57,12 @@ class TraceContext(NamedTuple):
         """Whether the spans of this trace are recorded: decided once, where the trace began."""
         return is_sampled(self.traceparent)
 
-    def span_context(self) -> SpanContext:
-        """Convert to what the SDK takes for a remote parent or a link."""
+    def span_context(self, *, remote: bool = True) -> SpanContext:
+        """Convert to what the SDK takes for a remote parent or a link, or for a span of ours."""
         return SpanContext(
             trace_id=int(self.trace_id, 16),
             span_id=int(self.span_id, 16),
-            is_remote=True,
+            is_remote=remote,
             trace_flags=TraceFlags(int(self.traceparent[53:55], 16)),
             trace_state=TraceState.from_header([self.tracestate]) if self.tracestate else None,
         )
@@ -123,6 +123,13 @@ def new(*, sampled: bool) -> TraceContext:
     digits = (random.getrandbits(192) | _NOT_ZERO).to_bytes(24, "big").hex()
     flags = _RANDOM_SAMPLED if sampled else _RANDOM
     return TraceContext(f"00-{digits[:32]}-{digits[32:]}-{flags}")
+
+
+def child(parent: TraceContext) -> TraceContext:
+    """Name a new span of the parent's trace, which is recorded if the parent is."""
+    flags = int(parent.traceparent[53:55], 16) & (TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID)
+    span_id = random.getrandbits(64) | 1
+    return TraceContext(f"00-{parent.trace_id}-{span_id:016x}-{flags:02x}", parent.tracestate)
 
 
 def of(span: Span) -> TraceContext:

@@ -292,6 +292,29 @@ def test_a_later_version_of_the_header_is_understood() -> None:
     assert read.span_id == CALLER.span_id
 
 
+def test_a_child_of_a_later_version_has_only_what_we_know(recorder: Recorder) -> None:
+    """Of version 00 and with its flags: a new one may mean something else by the others (W3C)."""
+    later = TraceContext("cc" + CALLER.traceparent[2:53] + "ff", CALLER.tracestate)
+    with request_span(recorder.telemetry, SUBMIT, metadata(later)) as span:
+        pass
+    context = span.context
+    assert (context.trace_id, context.tracestate) == (CALLER.trace_id, CALLER.tracestate)
+    assert context.span_id != CALLER.span_id
+    assert (context.traceparent[:3], context.traceparent[52:]) == ("00-", "-03")
+
+
+def test_a_request_is_timed_while_it_runs(recorder: Recorder) -> None:
+    """Though its span is made at its end."""
+    begun = time.time_ns()
+    with request_span(recorder.telemetry, SUBMIT, None):
+        time.sleep(0.002)
+    ended = time.time_ns()
+    span = recorder.named(SUBMIT)
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert begun <= span.start_time <= span.end_time - 2_000_000 <= ended - 2_000_000
+
+
 def test_reading_a_job_costs_no_trace(recorder: Recorder) -> None:
     with request_span(recorder.telemetry, GET, None) as span:
         pass
