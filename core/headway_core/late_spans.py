@@ -1,14 +1,15 @@
 """Spans that become the SDK's when they have ended: until then they cost next to nothing.
 
-A span of the SDK is made at its beginning, before the work that it tells of, and takes three times
-as long. User code needs it, for it may ask for the current span; a request's and a publish's are
-known to nobody but us. Imports the SDK, so only who records does.
+A span of the SDK is made at its beginning, before the work that it tells of, and takes two to three
+times as long. User code needs it, for it may ask for the current span; a request's and a publish's
+are known to nobody but us. Their attributes are few and bounded, so the SDK's limits do not apply.
+Imports the SDK, so only who records does.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import time_ns
-from typing import Final
+from typing import Final, Self
 
 from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -34,6 +35,7 @@ class LateSpan:
     way_out: "WayOut"
     start: int = field(default_factory=time_ns)
     status: Status = UNSET
+    ended: bool = False
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Say something more about it."""
@@ -44,7 +46,10 @@ class LateSpan:
         self.status = Status(code, description)
 
     def end(self) -> None:
-        """End it now, and export it."""
+        """End it now, and export it. Only the first call counts."""
+        if self.ended:
+            return
+        self.ended = True
         self.way_out.export(
             ReadableSpan(
                 self.name,
@@ -65,20 +70,24 @@ class LateSpan:
 class WayOut:
     """The way that the spans of a provider go, once they have ended."""
 
-    def __init__(self, provider: TracerProvider, scope: str) -> None:
-        tracer = provider.get_tracer(scope)
-        assert isinstance(tracer, Tracer), "the SDK is disabled, so nothing is recorded"
+    def __init__(self, tracer: Tracer, scope: str) -> None:
         self.export: Final = tracer.span_processor.on_end
-        self.resource: Final = provider.resource
+        self.resource: Final = tracer.resource
         self.scope: Final = InstrumentationScope(scope)
+
+    @classmethod
+    def of(cls, provider: TracerProvider, scope: str) -> Self | None:
+        """The way out of a provider. None: it records nothing (OTEL_SDK_DISABLED)."""
+        tracer = provider.get_tracer(scope)
+        return cls(tracer, scope) if isinstance(tracer, Tracer) else None
 
     def begin(
         self,
         name: str,
         kind: SpanKind,
+        *,
         context: TraceContext,
         attributes: dict[str, AttributeValue],
-        *,
         parent: TraceContext | None = None,
         links: Sequence[TraceContext] = (),
     ) -> LateSpan:

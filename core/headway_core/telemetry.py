@@ -99,8 +99,8 @@ class Telemetry:
         span = self._way_out.begin(
             f"publish {DEAD_EXCHANGE if dispatch.dead else JOBS_EXCHANGE}",
             SpanKind.PRODUCER,
-            context,
-            spans.publish_attributes(dispatch),
+            context=context,
+            attributes=spans.publish_attributes(dispatch),
             parent=stored,
         )
         return PublishSpan(span, context)
@@ -149,15 +149,25 @@ class Telemetry:
     ) -> "LateSpan | None":
         if self._way_out is None or not context.sampled:
             return None
-        attributes = spans.request_attributes(method)
-        return self._way_out.begin(method, SpanKind.SERVER, context, attributes, parent=caller)
+        return self._way_out.begin(
+            method,
+            SpanKind.SERVER,
+            context=context,
+            attributes=spans.request_attributes(method),
+            parent=caller,
+        )
 
     def _created_span(self, request: TraceContext) -> "tuple[LateSpan | None, TraceContext]":
         root = trace_context.new(sampled=self._budget.take())
         if self._way_out is None or not root.sampled:
             return None, root
-        name, attributes = f"create {JOBS_EXCHANGE}", spans.create_attributes()
-        span = self._way_out.begin(name, SpanKind.PRODUCER, root, attributes, links=[request])
+        span = self._way_out.begin(
+            f"create {JOBS_EXCHANGE}",
+            SpanKind.PRODUCER,
+            context=root,
+            attributes=spans.create_attributes(),
+            links=[request],
+        )
         return span, root
 
     @contextmanager
@@ -207,7 +217,7 @@ def _way_out(provider: "TracerProvider | None") -> "WayOut | None":
     # Imported here: the SDK takes 0.1 s of each start.
     from headway_core.late_spans import WayOut
 
-    return WayOut(provider, SCOPE)
+    return WayOut.of(provider, SCOPE)
 
 
 def _stored(traceparent: str, tracestate: str) -> TraceContext:

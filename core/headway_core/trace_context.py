@@ -126,10 +126,14 @@ def new(*, sampled: bool) -> TraceContext:
 
 
 def child(parent: TraceContext) -> TraceContext:
-    """Name a new span of the parent's trace, which is recorded if the parent is."""
+    """Name a new span of the parent's trace, which is recorded if the parent is.
+
+    What is wrong in the parent's tracestate is left out.
+    """
     flags = int(parent.traceparent[53:55], 16) & (TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID)
     span_id = random.getrandbits(64) | 1
-    return TraceContext(f"00-{parent.trace_id}-{span_id:016x}-{flags:02x}", parent.tracestate)
+    state = parent.tracestate and TraceState.from_header([parent.tracestate]).to_header()
+    return TraceContext(f"00-{parent.trace_id}-{span_id:016x}-{flags:02x}", state)
 
 
 def of(span: Span) -> TraceContext:

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from opentelemetry.exporter.otlp.json.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -301,6 +302,45 @@ def test_a_child_of_a_later_version_has_only_what_we_know(recorder: Recorder) ->
     assert (context.trace_id, context.tracestate) == (CALLER.trace_id, CALLER.tracestate)
     assert context.span_id != CALLER.span_id
     assert (context.traceparent[:3], context.traceparent[52:]) == ("00-", "-03")
+
+
+def test_a_malformed_tracestate_goes_no_further(recorder: Recorder) -> None:
+    """Else every reader of the job's row would complain of it anew."""
+    broken = TraceContext(CALLER.traceparent, "vendor=1,garbage")
+    with request_span(recorder.telemetry, SUBMIT, metadata(broken)) as span:
+        pass
+    assert "garbage" not in span.context.tracestate
+
+
+def test_a_request_is_exported_as_the_sdk_would(recorder: Recorder) -> None:
+    """Though it is not the SDK that made its span."""
+    given = {
+        "rpc.system.name": "grpc",
+        "rpc.method": SUBMIT,
+        "rpc.response.status_code": "INTERNAL",
+    }
+    tracer = recorder.provider.get_tracer("headway")
+    expected = tracer.start_span(
+        SUBMIT, context=CALLER.attachable(), kind=SpanKind.SERVER, attributes=given
+    )
+    expected.set_attribute("error.type", "INTERNAL")
+    expected.set_status(StatusCode.ERROR, "INTERNAL")
+    expected.end()
+    span = recorder.telemetry.server_span(SUBMIT, metadata(CALLER))
+    span.status("INTERNAL")
+    span.end()
+    span.end()  # counts once
+    ours, sdks = (exported(span) for span in reversed(recorder.spans))
+    assert ours == sdks
+
+
+def exported(span: ReadableSpan) -> dict[str, Any]:
+    """What goes to a file, but for the span's own ID and its times."""
+    (resource,) = encode_spans([span]).to_dict()["resourceSpans"]
+    (encoded,) = resource["scopeSpans"][0]["spans"]
+    for name in ("spanId", "startTimeUnixNano", "endTimeUnixNano"):
+        assert encoded.pop(name)
+    return resource
 
 
 def test_a_request_is_timed_while_it_runs(recorder: Recorder) -> None:
