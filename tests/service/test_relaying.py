@@ -1,8 +1,9 @@
 """From the outbox to the broker, with it and without it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 import pytest
@@ -208,24 +209,33 @@ async def test_a_queue_that_cannot_be_published_to_does_not_hold_up_the_others(
         assert served.running.publisher.mismatches.keys() == {"bad"}
 
 
+def hold_first_publish(
+    monkeypatch: pytest.MonkeyPatch, *, until: Callable[[], Awaitable[object]]
+) -> asyncio.Event:
+    """From now on the first publish waits before it begins; the event is set meanwhile."""
+    publish, held = Publisher.publish, asyncio.Event()
+
+    async def publish_later(self: Publisher, dispatches: Sequence[Dispatch]) -> list[bool]:
+        if not held.is_set():
+            held.set()
+            await until()
+        return await publish(self, dispatches)
+
+    monkeypatch.setattr(Publisher, "publish", publish_later)
+    return held
+
+
 async def test_a_publish_that_hangs_does_not_hold_up_the_next_one(
     served: Served, amqp_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody else may publish the second job here: its row stays reserved for the fast path."""
     monkeypatch.setattr(submissions, "FAST_PATH", timedelta(minutes=5))
     monkeypatch.setattr(relay_module, "FAST_AGE_SECONDS_MAX", 300)
-    publish, hung, go_on = Publisher.publish, asyncio.Event(), asyncio.Event()
-
-    async def hang_once(self: Publisher, dispatches: Sequence[Dispatch]) -> list[bool]:
-        if not hung.is_set():
-            hung.set()
-            await go_on.wait()
-        return await publish(self, dispatches)
-
     await ready(served)
-    monkeypatch.setattr(Publisher, "publish", hang_once)
+    go_on = asyncio.Event()
+    held = hold_first_publish(monkeypatch, until=go_on.wait)
     await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))
-    await hung.wait()
+    await held.wait()
     await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))
     async with looking(amqp_url) as broker:
         await eventually(lambda: _is(broker.count(), 1))
@@ -240,18 +250,10 @@ async def test_what_waits_while_the_broker_stands_still_is_published_after_it(
     """A second is no reason to leave it to a poller, which would wait for its reservation's end."""
     monkeypatch.setattr(submissions, "FAST_PATH", timedelta(minutes=5))
     monkeypatch.setattr(relay_module, "FAST_TURN_SECONDS", 60)
-    publish, stands_still = Publisher.publish, asyncio.Event()
-
-    async def stand_still_once(self: Publisher, dispatches: Sequence[Dispatch]) -> list[bool]:
-        if not stands_still.is_set():
-            stands_still.set()
-            await asyncio.sleep(1.2)
-        return await publish(self, dispatches)
-
     await ready(served)
-    monkeypatch.setattr(Publisher, "publish", stand_still_once)
+    held = hold_first_publish(monkeypatch, until=partial(asyncio.sleep, 1.2))
     await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))
-    await stands_still.wait()
+    await held.wait()
     await served.stub.SubmitJob(SubmitJobRequest(type=JOB_TYPE))
     async with looking(amqp_url) as broker:
         await eventually(lambda: _is(broker.count(), 2))
