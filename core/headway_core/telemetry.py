@@ -142,7 +142,7 @@ class Telemetry:
             current.detach(token)
 
     def _records(self, context: TraceContext) -> bool:
-        return self.provider is not None and context.sampled
+        return self._way_out is not None and context.sampled
 
     def _request_span(
         self, method: str, context: TraceContext, caller: TraceContext | None
