@@ -16,14 +16,17 @@ from headway_dev.state import STATE_FILE, State
 
 
 def stop_leftovers(state: State) -> list[str]:
-    """End every recorded process that still runs, the last started first; return their names."""
+    """End every recorded process that still runs, the last started first, and then the strays.
+
+    Returns their names.
+    """
     found = []
     for name, record in reversed(list(state.processes.items())):
         if record.find() is not None:
             found.append(name)
             processes.stop(record)
         state.forget(name)
-    return found
+    return found + processes.end_strays(state.path.parent)
 
 
 def main(directories: Sequence[str]) -> int:

@@ -165,13 +165,16 @@ def kill(record: ProcessRecord) -> None:
 
 
 def freeze(record: ProcessRecord) -> list[psutil.Process]:
-    """SIGSTOP a process and all below it, parents first: none gets a new child meanwhile."""
+    """SIGSTOP a process and all below it, until there is none that runs."""
     process = record.find()
     if process is None:
         return []
-    _stop([process])
-    family = _family(process)
-    _stop(family)
+    family = [process]
+    frozen: set[psutil.Process] = set()
+    while running := [member for member in family if member not in frozen]:
+        _stop(running)
+        frozen.update(running)
+        family = _family(process)  # one of them may have got a child just before it stood still
     return family
 
 
@@ -190,17 +193,20 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def end_strays(owner: Path) -> None:
-    """End children of ours that were started for `owner` and are in no record.
+def end_strays(owner: Path) -> list[str]:
+    """SIGKILL all that was started for `owner` and still runs; return what they were called.
 
-    An exception from a signal handler may come between the start of a process and its record.
+    An exception from a signal handler may come between the start of a process and its record, and
+    a daemon (the epmd that a node of Erlang starts) leaves the family that it was born into.
     """
-    for child in psutil.Process().children():
+    ended = []
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if child.environ().get(OWNER_VARIABLE) == str(owner):
-                family = _family(child)
-                _signal(family, signal.SIGKILL)
-                _wait(family, seconds=10)
+            if process.environ().get(OWNER_VARIABLE) == str(owner):
+                ended.append(process.name())
+                _signal([process], signal.SIGKILL)
+                _wait([process], seconds=10)
+    return ended
 
 
 def log_tail(path: Path, *, lines: int = 15) -> str:

@@ -150,11 +150,11 @@ class PrivateService(abc.ABC):
             account=account,
             owner=self.directory,
         )
-        self._children[name] = child
         record = processes.describe(
             child, marker=marker, stop_signal=stop_signal, stop_seconds=stop_seconds
         )
         self._state.record(name, record)
+        self._children[name] = child  # last: whom we wait for must be known to be told to end
         return child
 
     def _await_ready(

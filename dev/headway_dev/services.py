@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from headway_dev import processes
 from headway_dev.guardian import Guardian
 from headway_dev.leftovers import stop_leftovers
 from headway_dev.locking import GUARDIAN_SECONDS, directory_lock
@@ -123,7 +122,6 @@ def private_services(
         state = State.load(directory)
         stop_leftovers(state)
         stack.callback(Guardian(directory, lock=lock).dismiss)
-        stack.callback(processes.end_strays, directory)
         services = Services(
             directory=directory,
             state=state,

@@ -3,13 +3,15 @@
 import asyncio
 import os
 import signal
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from headway_dev.services import AMQP_VARIABLE, DATABASE_VARIABLE
-from tests.end_to_end.stack import ROOT, headway
+from tests.end_to_end.stack import POLL_SECONDS, ROOT, Result, headway
 
 MARK = "HEADWAY_TEST_MARK"
 
@@ -49,6 +51,16 @@ class Foreground:
                 cwd=ROOT,
                 start_new_session=True,
             )
+
+    async def until(self, begun: Callable[[], Result], *, seconds: float) -> Result:
+        """Wait until this is true; it fails with the output if it ends first, or is late."""
+        assert self._process is not None
+        deadline = time.monotonic() + seconds
+        while not (found := begun()):
+            assert self._process.returncode is None, self.text
+            assert time.monotonic() < deadline, f"not within {seconds:g} s:\n{self.text}"
+            await asyncio.sleep(POLL_SECONDS)
+        return found
 
     def interrupt(self) -> None:
         """Press Ctrl-C: the whole foreground group is told."""
