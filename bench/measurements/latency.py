@@ -23,7 +23,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 async def idle_latencies(plan: Plan) -> dict[str, list[float]]:
-    """Seconds of echoes, commits, replies and completions, the composite's too, taken in turn."""
+    """Seconds of echoes, commits, replies and completions taken in turn, then the composite's."""
     async with (
         plan.stage.place(migrated=False) as bare,
         await Program.start("bench.floors.echo") as echo,
