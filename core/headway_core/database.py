@@ -120,8 +120,18 @@ class Database:
     async def fetch(self, query: str, *arguments: object) -> list[Record]:
         """Run one statement as one transaction and return its rows."""
 
-        async def run(connection: Connection) -> list[Record]:
-            return await connection.fetch(query, *arguments)
+        async def run(deadline: float) -> list[Record]:
+            with _Border():
+                connection = await self._take(deadline)
+                try:
+                    # asyncpg's timeout, since asyncio's costs a lone call as much as all else here.
+                    seconds = deadline - asyncio.get_running_loop().time()
+                    return await connection.fetch(query, *arguments, timeout=seconds)
+                except BaseException as error:
+                    _part(connection, error)
+                    raise
+                finally:
+                    await self._give_back(connection, deadline)
 
         return await self._retried(run)
 
@@ -142,8 +152,8 @@ class Database:
     async def transact(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
         """Run `work` in one transaction; it may run several times, so has no other effect."""
 
-        async def run(connection: Connection) -> Result:
-            async with connection.transaction():
+        async def run(deadline: float) -> Result:
+            async with self._connection(deadline) as connection, connection.transaction():
                 return await work(connection)
 
         return await self._retried(run)
@@ -158,19 +168,19 @@ class Database:
         caller's to know.
         """
         seconds = timeout_seconds or self._timeout_seconds
+        deadline = asyncio.get_running_loop().time() + seconds
         try:
-            async with self._connection(seconds) as connection, connection.transaction():
+            async with self._connection(deadline) as connection, connection.transaction():
                 yield connection
         except _CONFLICTS as error:
             raise _busy(error) from error
 
-    async def _retried(self, run: Callable[[Connection], Awaitable[Result]]) -> Result:
-        time = asyncio.get_running_loop().time
-        deadline = time() + self._timeout_seconds  # of all tries together: a lock takes 1 s of it
+    async def _retried(self, run: Callable[[float], Awaitable[Result]]) -> Result:
+        # One deadline for all tries together: a lock takes 1 s of it.
+        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         for tries in range(1, CONFLICT_TRIES_MAX + 1):
             try:
-                async with self._connection(deadline - time()) as connection:
-                    return await run(connection)
+                return await run(deadline)
             except _CONFLICTS as error:
                 if tries == CONFLICT_TRIES_MAX:
                     raise _busy(error) from error
@@ -178,32 +188,19 @@ class Database:
         raise AssertionError("unreachable")
 
     @asynccontextmanager
-    async def _connection(self, timeout_seconds: float) -> AsyncIterator[Connection]:
-        task = asyncio.current_task()
-        cancels = task.cancelling() if task else 0
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                connection = await self._take()
+    async def _connection(self, deadline: float) -> AsyncIterator[Connection]:
+        with _Border():
+            async with asyncio.timeout_at(deadline):
+                connection = await self._take(deadline)
                 try:
                     yield connection
-                except (*_AWAY, asyncio.CancelledError):
-                    # A cancelled command would make the release wait for the server's answer, for
-                    # ever if it is cut off.
-                    if _is_open(connection):
-                        connection.terminate()
+                except BaseException as error:
+                    _part(connection, error)
                     raise
                 finally:
-                    await self._give_back(connection, timeout_seconds)
-        except asyncpg.ClientConfigurationError as error:
-            raise StoreUnavailable("HEADWAY_DATABASE_URL is not a PostgreSQL URL") from error
-        except _AWAY as error:
-            if isinstance(error, ValueError):  # asyncpg's DataError: what no row can hold
-                raise
-            if task and task.cancelling() > cancels:  # meanwhile, which the loss must not hide
-                raise asyncio.CancelledError from error
-            raise StoreUnavailable(f"the database does not answer: {_said(error)}") from error
+                    await self._give_back(connection, deadline)
 
-    async def _take(self) -> Connection:
+    async def _take(self, deadline: float) -> Connection:
         oldest = asyncio.get_running_loop().time() - IDLE_SECONDS_MAX
         while self._kept:
             idle_since, connection = self._kept.pop()
@@ -214,16 +211,47 @@ class Database:
             await self._pool.release(connection)
         self._waiting += 1
         try:
-            return await self._pool.acquire()
+            async with asyncio.timeout_at(deadline):
+                return await self._pool.acquire()
         finally:
             self._waiting -= 1
 
-    async def _give_back(self, connection: Connection, timeout_seconds: float) -> None:
+    async def _give_back(self, connection: Connection, deadline: float) -> None:
+        time = asyncio.get_running_loop().time()
         wanted = self._waiting or self._closing or len(self._kept) >= KEPT_MAX
         if wanted or not _is_open(connection) or connection.is_in_transaction():
-            await self._pool.release(connection, timeout=timeout_seconds)
+            await self._pool.release(connection, timeout=max(deadline - time, 0))
         else:
-            self._kept.append((asyncio.get_running_loop().time(), connection))
+            self._kept.append((time, connection))
+
+
+class _Border:
+    """Where errors of asyncpg become ours."""
+
+    __slots__ = ("_cancels", "_task")
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._cancels = self._task.cancelling() if self._task else 0
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, asyncpg.ClientConfigurationError):
+            raise StoreUnavailable("HEADWAY_DATABASE_URL is not a PostgreSQL URL") from error
+        if isinstance(error, ValueError) or not isinstance(error, _AWAY):
+            return  # a ValueError is asyncpg's DataError: what no row can hold
+        if self._task and self._task.cancelling() > self._cancels:
+            raise asyncio.CancelledError from error  # meanwhile, which the loss must not hide
+        raise StoreUnavailable(f"the database does not answer: {_said(error)}") from error
+
+
+def _part(connection: Connection, error: BaseException) -> None:
+    """End a connection that is lost, or whose cancelled command would make its release wait for the
+    server's answer, for ever if that is cut off.
+    """
+    if isinstance(error, (*_AWAY, asyncio.CancelledError)) and _is_open(connection):
+        connection.terminate()
 
 
 def _is_open(connection: Connection) -> bool:

@@ -1,5 +1,6 @@
 """Submit jobs."""
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -21,6 +22,18 @@ from headway_core.queries import load
 from headway_core.rows import column
 
 SQL: Final = load("submissions")
+
+
+def _of_one(statement: str) -> str:
+    """The same for a single item, with its values in the place of columns: a lone submit is the
+    sooner for what Postgres need not take apart.
+    """
+    columns = re.search(r"unnest\(([^)]*)\)", statement)
+    assert columns is not None
+    return statement.replace(columns[0], f"(VALUES ({columns[1].replace('[]', '')}))")
+
+
+SUBMIT_ONE: Final = _of_one(SQL.submit)
 
 FAST_PATH: Final = timedelta(seconds=3)
 """How long a new outbox row is left to the process that wrote it."""
@@ -54,7 +67,7 @@ async def submit(
     for _ in range(_PASSES_MAX):
         if not left:
             break
-        stored = _stored(left, await database.fetch(SQL.submit, *_columns(left)))
+        stored = await _store(database, left)
         outcomes.update(stored)
         left = [item for item in left if item.id not in stored]
         if left:
@@ -81,12 +94,12 @@ async def submit_all(
     if not any(item.idempotency_key for item in submissions):
         # Nothing can be in the way of new IDs in known queues, so a single statement does it; an
         # ID that is there already is of this very call, whose commit's reply was lost.
-        stored = _stored(submissions, await database.fetch(SQL.submit, *_columns(submissions)))
+        stored = await _store(database, submissions)
         if len(stored) == len(submissions):
             return [stored[item.id] for item in submissions]
 
     async def store(connection: Connection) -> dict[UUID, Submitted]:
-        stored = _stored(submissions, await connection.fetch(SQL.submit, *_columns(submissions)))
+        stored = await _store(connection, submissions)
         left = [item for item in submissions if item.id not in stored]
         for item, found in zip(left, await _find(connection, left), strict=True):
             refused_or_job = _judge(item, found)
@@ -104,6 +117,44 @@ async def submit_all(
 
     stored = await database.transact(store)
     return [stored[item.id] for item in submissions]
+
+
+async def _store(
+    target: Database | Connection, submissions: Sequence[Submission]
+) -> dict[UUID, Submitted]:
+    """Store what nothing is in the way of."""
+    if len(submissions) == 1:
+        records = await target.fetch(SUBMIT_ONE, *_values(submissions[0]))
+    else:
+        records = await target.fetch(SQL.submit, *_columns(submissions))
+    by_id = {record["id"]: record for record in records}
+    return {item.id: _submitted(item, by_id[item.id]) for item in submissions if item.id in by_id}
+
+
+def _values(item: Submission) -> tuple[object, ...]:
+    policy, payload = item.retry_policy, item.payload
+    return (
+        item.id,
+        item.type,
+        item.queue,
+        item.priority,
+        item.idempotency_key,
+        item.request_hash if item.idempotency_key else None,
+        item.delay,
+        item.run_time,
+        policy.max_attempts,
+        policy.initial_backoff,
+        policy.max_backoff,
+        policy.multiplier,
+        item.timeout,
+        _labels(item),
+        item.traceparent,
+        item.tracestate or None,
+        payload.kind if payload else None,
+        payload.content_type if payload else None,
+        payload.data if payload else None,
+        FAST_PATH,
+    )
 
 
 def _columns(submissions: Sequence[Submission]) -> list[object]:
@@ -135,11 +186,6 @@ def _columns(submissions: Sequence[Submission]) -> list[object]:
 
 def _labels(item: Submission) -> str | None:
     return orjson.dumps(dict(item.labels)).decode() if item.labels else None
-
-
-def _stored(submissions: Sequence[Submission], records: Sequence[Record]) -> dict[UUID, Submitted]:
-    by_id = {record["id"]: record for record in records}
-    return {item.id: _submitted(item, by_id[item.id]) for item in submissions if item.id in by_id}
 
 
 def _submitted(item: Submission, record: Record) -> Submitted:

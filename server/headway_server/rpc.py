@@ -153,6 +153,10 @@ class _Call:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        # In the loop's next turn: the answer leaves before.
+        asyncio.get_running_loop().call_soon(self._end, error)
+
+    def _end(self, error: BaseException | None) -> None:
         try:
             if error is None:
                 self.span.status(self.code)

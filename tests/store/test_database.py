@@ -1,6 +1,8 @@
 """The border to Postgres: connections that are kept, lost and waited for."""
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
@@ -56,6 +58,44 @@ async def test_a_cancelled_call_is_cancelled(database: Database, database_url: s
         await call
     assert await used.fetchval("SELECT 1") == 1
     await used.close()
+
+
+async def in_a_transaction(used: Database, query: str) -> None:
+    await used.transact(lambda connection: connection.fetch(query))
+
+
+@pytest.mark.parametrize("call", [Database.fetch, in_a_transaction])
+async def test_a_call_ends_in_its_time_and_its_connection_with_it(
+    database_url: str, call: Callable[[Database, str], Awaitable[object]]
+) -> None:
+    """What comes next does not wait for the command that nobody waits for."""
+    used = await Database.connect(database_url, name="kept", timeout_seconds=0.5)
+    assert await used.fetchval("SELECT 1") == 1
+    ((_, busy),) = used._kept
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        await call(used, "SELECT pg_sleep(5)")
+    assert await used.fetchval("SELECT 1") == 1
+    assert 0.4 < time.monotonic() - began < 2
+    assert busy not in [connection for _, connection in used._kept]
+    await used.close()
+
+
+async def test_the_wait_for_a_connection_has_the_same_end(database_url: str) -> None:
+    used = await Database.connect(database_url, name="kept", size=1, timeout_seconds=0.5)
+    began = time.monotonic()
+    async with used.transaction(timeout_seconds=10):
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            await used.fetch("SELECT 1")
+    assert 0.4 < time.monotonic() - began < 2
+    assert await used.fetchval("SELECT 1") == 1
+    await used.close()
+
+
+async def test_a_value_that_no_row_can_hold_is_no_outage(database: Database) -> None:
+    with pytest.raises(asyncpg.DataError):
+        await database.fetch("SELECT $1::integer", 2**40)
+    assert await database.fetchval("SELECT $1::integer", 7) == 7
 
 
 async def test_a_cancellation_is_not_lost_with_the_connection(
