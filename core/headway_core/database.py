@@ -121,17 +121,10 @@ class Database:
         """Run one statement as one transaction and return its rows."""
 
         async def run(deadline: float) -> list[Record]:
+            # Without asyncio.timeout, which costs a lone call as much as all else here.
             with _Border():
-                connection = await self._take(deadline)
-                try:
-                    # asyncpg's timeout, since asyncio's costs a lone call as much as all else here.
-                    seconds = deadline - asyncio.get_running_loop().time()
-                    return await connection.fetch(query, *arguments, timeout=seconds)
-                except BaseException as error:
-                    _part(connection, error)
-                    raise
-                finally:
-                    await self._give_back(connection, deadline)
+                async with _Use(self, deadline) as connection:
+                    return await connection.fetch(query, *arguments)
 
         return await self._retried(run)
 
@@ -190,17 +183,11 @@ class Database:
     @asynccontextmanager
     async def _connection(self, deadline: float) -> AsyncIterator[Connection]:
         with _Border():
-            async with asyncio.timeout_at(deadline):
-                connection = await self._take(deadline)
-                try:
-                    yield connection
-                except BaseException as error:
-                    _part(connection, error)
-                    raise
-                finally:
-                    await self._give_back(connection, deadline)
+            async with asyncio.timeout_at(deadline), _Use(self, deadline) as connection:
+                yield connection
 
-    async def _take(self, deadline: float) -> Connection:
+    async def take(self, deadline: float) -> Connection:
+        """Take a connection, to be given back; for `_Use`."""
         oldest = asyncio.get_running_loop().time() - IDLE_SECONDS_MAX
         while self._kept:
             idle_since, connection = self._kept.pop()
@@ -216,13 +203,41 @@ class Database:
         finally:
             self._waiting -= 1
 
-    async def _give_back(self, connection: Connection, deadline: float) -> None:
+    async def give_back(self, connection: Connection, deadline: float) -> None:
+        """Keep it for the next use, or leave it to the pool."""
         time = asyncio.get_running_loop().time()
         wanted = self._waiting or self._closing or len(self._kept) >= KEPT_MAX
         if wanted or not _is_open(connection) or connection.is_in_transaction():
             await self._pool.release(connection, timeout=max(deadline - time, 0))
         else:
             self._kept.append((time, connection))
+
+
+class _Use:
+    """A use of a connection, which its deadline ends: neither a command nor the rollback after a
+    cancelled one waits any longer for a server that is cut off or stands still.
+    """
+
+    __slots__ = ("_connection", "_database", "_deadline", "_timer")
+
+    def __init__(self, database: Database, deadline: float) -> None:
+        self._database = database
+        self._deadline = deadline
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._database.take(self._deadline)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(self._deadline, _end, self._connection)
+        return self._connection
+
+    async def __aexit__(
+        self, _kind: object, error: BaseException | None, _traceback: object
+    ) -> None:
+        self._timer.cancel()
+        if isinstance(error, (*_AWAY, asyncio.CancelledError)):
+            # A cancelled command would make the release wait for the server's answer.
+            _end(self._connection)
+        await self._database.give_back(self._connection, self._deadline)
 
 
 class _Border:
@@ -235,22 +250,17 @@ class _Border:
         self._cancels = self._task.cancelling() if self._task else 0
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if error is None:
-            return
         if isinstance(error, asyncpg.ClientConfigurationError):
             raise StoreUnavailable("HEADWAY_DATABASE_URL is not a PostgreSQL URL") from error
-        if isinstance(error, ValueError) or not isinstance(error, _AWAY):
-            return  # a ValueError is asyncpg's DataError: what no row can hold
+        if not isinstance(error, _AWAY):
+            return
         if self._task and self._task.cancelling() > self._cancels:
             raise asyncio.CancelledError from error  # meanwhile, which the loss must not hide
         raise StoreUnavailable(f"the database does not answer: {_said(error)}") from error
 
 
-def _part(connection: Connection, error: BaseException) -> None:
-    """End a connection that is lost, or whose cancelled command would make its release wait for the
-    server's answer, for ever if that is cut off.
-    """
-    if isinstance(error, (*_AWAY, asyncio.CancelledError)) and _is_open(connection):
+def _end(connection: Connection) -> None:
+    if _is_open(connection):
         connection.terminate()
 
 

@@ -45,8 +45,8 @@ class LateSpan:
         """Say how it went."""
         self.status = Status(code, description)
 
-    def end(self) -> None:
-        """End it now, and export it. Only the first call counts."""
+    def end(self, time: int | None = None) -> None:
+        """End it now, or as of a Unix time in ns, and export it. Only the first call counts."""
         if self.ended:
             return
         self.ended = True
@@ -61,7 +61,7 @@ class LateSpan:
                 kind=self.kind,
                 status=self.status,
                 start_time=self.start,
-                end_time=time_ns(),
+                end_time=time_ns() if time is None else time,
                 instrumentation_scope=self.way_out.scope,
             )
         )

@@ -117,18 +117,18 @@ class ServerSpan:
         """Say how the request ends, by gRPC's name of the code. Not said: OK, or by exception."""
         self._code = code
 
-    def end(self, error: BaseException | None = None) -> None:
-        """End it, by an error or well."""
+    def end(self, error: BaseException | None = None, *, time: int | None = None) -> None:
+        """End it, by an error or well, now or as of a Unix time in ns."""
         for created in self._created:
             if created:
-                created.end()
+                created.end(time)
         if self._span is None:
             return
         code = self._code or _code_of(error)
         self._span.set_attribute(RPC_STATUS, code)
         if code in SERVER_FAULTS:
             fail(self._span, type(error).__name__ if error else code)
-        self._span.end()
+        self._span.end(time)
 
 
 class PublishSpan:

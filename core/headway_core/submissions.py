@@ -124,14 +124,15 @@ async def _store(
 ) -> dict[UUID, Submitted]:
     """Store what nothing is in the way of."""
     if len(submissions) == 1:
-        records = await target.fetch(SUBMIT_ONE, *_values(submissions[0]))
+        records = await target.fetch(SUBMIT_ONE, *_values(submissions[0]), FAST_PATH)
     else:
-        records = await target.fetch(SQL.submit, *_columns(submissions))
+        records = await target.fetch(SQL.submit, *_columns(submissions), FAST_PATH)
     by_id = {record["id"]: record for record in records}
     return {item.id: _submitted(item, by_id[item.id]) for item in submissions if item.id in by_id}
 
 
 def _values(item: Submission) -> tuple[object, ...]:
+    """What the statement takes of an item, $1 to $19."""
     policy, payload = item.retry_policy, item.payload
     return (
         item.id,
@@ -153,35 +154,12 @@ def _values(item: Submission) -> tuple[object, ...]:
         payload.kind if payload else None,
         payload.content_type if payload else None,
         payload.data if payload else None,
-        FAST_PATH,
     )
 
 
 def _columns(submissions: Sequence[Submission]) -> list[object]:
-    policies = [item.retry_policy for item in submissions]
-    payloads = [item.payload for item in submissions]
-    return [
-        [item.id for item in submissions],
-        [item.type for item in submissions],
-        column([item.queue for item in submissions]),
-        [item.priority for item in submissions],
-        column([item.idempotency_key for item in submissions]),
-        column([item.request_hash if item.idempotency_key else None for item in submissions]),
-        column([item.delay for item in submissions]),
-        column([item.run_time for item in submissions]),
-        column([policy.max_attempts for policy in policies]),
-        column([policy.initial_backoff for policy in policies]),
-        column([policy.max_backoff for policy in policies]),
-        column([policy.multiplier for policy in policies]),
-        column([item.timeout for item in submissions]),
-        column([_labels(item) for item in submissions]),
-        [item.traceparent for item in submissions],
-        column([item.tracestate or None for item in submissions]),
-        column([payload.kind if payload else None for payload in payloads]),
-        column([payload.content_type if payload else None for payload in payloads]),
-        column([payload.data if payload else None for payload in payloads]),
-        FAST_PATH,
-    ]
+    columns = zip(*map(_values, submissions), strict=True)
+    return [column(list(values)) for values in columns]
 
 
 def _labels(item: Submission) -> str | None:

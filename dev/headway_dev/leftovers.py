@@ -33,7 +33,8 @@ def main(directories: Sequence[str]) -> int:
     """Clean up the directories; say which one is in use."""
     exit_code = 0
     for name in directories:
-        for path in [Path(name), *sorted(Path(name).glob("*/"))]:
+        directory = Path(name).absolute()  # as processes know their owner
+        for path in [directory, *sorted(directory.glob("*/"))]:
             if not (path / STATE_FILE).exists():
                 continue
             try:

@@ -18,6 +18,8 @@ LOG_BYTES_MAX = 8 * 1024 * 1024
 # again, for a process with the same marker, within this time is not to be expected.
 START_TIME_TOLERANCE_SECONDS = 120.0
 STOP_SECONDS_MAX = 2.0
+STRAY_PASSES_MAX = 20
+"""One finds what another started while it was being looked for."""
 # Changing the account in Popen makes it fork where it would vfork, and a fork in a process whose
 # other threads are inside gRPC crashes the child more often than not (its handlers run there).
 AS_ACCOUNT = """\
@@ -199,14 +201,28 @@ def end_strays(owner: Path) -> list[str]:
     An exception from a signal handler may come between the start of a process and its record, and
     a daemon (the epmd that a node of Erlang starts) leaves the family that it was born into.
     """
-    ended = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(OWNER_VARIABLE) == str(owner):
-                ended.append(process.name())
-                _signal([process], signal.SIGKILL)
-                _wait([process], seconds=10)
+    ended: list[str] = []
+    for _ in range(STRAY_PASSES_MAX):
+        strays = [process for process in psutil.process_iter() if _is_owned(process, owner)]
+        if not strays:
+            break
+        ended += map(_name, strays)
+        _signal(strays, signal.SIGKILL)
+        _wait(strays, seconds=10)
     return ended
+
+
+def _is_owned(process: psutil.Process, owner: Path) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return is_alive(process) and process.environ().get(OWNER_VARIABLE) == str(owner)
+    return False
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return "a process"
 
 
 def log_tail(path: Path, *, lines: int = 15) -> str:

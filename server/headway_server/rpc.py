@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from secrets import token_hex
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any, Final, Generic, Never, Self, TypeAlias, TypeVar, cast
 
 import grpc
@@ -134,18 +134,19 @@ class Calls:
         self._under_way -= 1
         if not self._under_way:
             self._idle.set()
-        self._metrics.rpc(method=call.path, code=call.code, seconds=monotonic() - call.begun)
+        self._metrics.rpc(method=call.path, code=call.code, seconds=call.seconds)
 
 
 class _Call:
     """A call under way, and how it ends. `ended` is called once it has."""
 
-    __slots__ = ("_ended", "begun", "code", "path", "span")
+    __slots__ = ("_ended", "begun", "code", "path", "seconds", "span")
 
     def __init__(self, path: str, span: ServerSpan, ended: "Callable[[_Call], None]") -> None:
         self.path = path
         self.span = span
         self.begun = monotonic()
+        self.seconds = 0.0
         self.code = "OK"
         self._ended = ended
 
@@ -153,14 +154,15 @@ class _Call:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self.seconds = monotonic() - self.begun
         # In the loop's next turn: the answer leaves before.
-        asyncio.get_running_loop().call_soon(self._end, error)
+        asyncio.get_running_loop().call_soon(self._end, error, time_ns())
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None, time: int) -> None:
         try:
             if error is None:
                 self.span.status(self.code)
-            self.span.end(error)
+            self.span.end(error, time=time)
         finally:
             self._ended(self)
 

@@ -1,6 +1,8 @@
 """The border to Postgres: connections that are kept, lost and waited for."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 
@@ -8,10 +10,11 @@ import asyncpg
 import pytest
 
 from headway_core import database as module
-from headway_core.database import KEPT_MAX, Database
+from headway_core.database import KEPT_MAX, Connection, Database
 from headway_core.errors import StoreUnavailable
 from tests.worker.stage import eventually
 
+BACKEND = "SELECT pg_backend_pid()"
 BACKENDS = (
     "SELECT count(*) FROM pg_stat_activity "
     "WHERE application_name = 'kept' AND datname = current_database()"
@@ -49,35 +52,68 @@ async def test_calls_go_over_what_is_kept(
 
 
 async def test_a_cancelled_call_is_cancelled(database: Database, database_url: str) -> None:
-    """Not turned into an outage, which its caller would survive."""
+    """Not turned into an outage, which its caller would survive; and the next call does not wait
+    for a backend that does not hear of it.
+    """
     used = await kept(database_url, 1)
+    backend = await used.fetchval(BACKEND)
     call = asyncio.create_task(used.fetch("SELECT pg_sleep(10)"))
     await eventually(lambda: database.fetchval(ASLEEP))
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    assert await used.fetchval("SELECT 1") == 1
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        async with asyncio.timeout(2):
+            assert await used.fetchval(BACKEND) != backend
+    finally:
+        os.kill(backend, signal.SIGCONT)
     await used.close()
 
 
-async def in_a_transaction(used: Database, query: str) -> None:
-    await used.transact(lambda connection: connection.fetch(query))
+Stop = Callable[[int], None]
 
 
-@pytest.mark.parametrize("call", [Database.fetch, in_a_transaction])
-async def test_a_call_ends_in_its_time_and_its_connection_with_it(
-    database_url: str, call: Callable[[Database, str], Awaitable[object]]
+async def fetch(used: Database, stop: Stop) -> None:
+    stop(await used.fetchval(BACKEND))
+    await used.fetch("SELECT 1")
+
+
+async def transact(used: Database, stop: Stop) -> None:
+    async def work(connection: Connection) -> None:
+        stop(await connection.fetchval(BACKEND))
+        await connection.fetch("SELECT 1")
+
+    await used.transact(work)
+
+
+async def hold_a_transaction(used: Database, stop: Stop) -> None:
+    async with used.transaction() as connection:
+        stop(await connection.fetchval(BACKEND))
+        await connection.fetch("SELECT 1")
+
+
+@pytest.mark.parametrize("call", [fetch, transact, hold_a_transaction])
+async def test_a_call_ends_in_its_time_while_its_backend_stands_still(
+    database_url: str, call: Callable[[Database, Stop], Awaitable[None]]
 ) -> None:
-    """What comes next does not wait for the command that nobody waits for."""
+    """Nobody waits for the command, or for the rollback; the next call has another backend."""
     used = await Database.connect(database_url, name="kept", timeout_seconds=0.5)
-    assert await used.fetchval("SELECT 1") == 1
-    ((_, busy),) = used._kept
+    stopped = []
+
+    def stop(backend: int) -> None:
+        os.kill(backend, signal.SIGSTOP)
+        stopped.append(backend)
+
     began = time.monotonic()
-    with pytest.raises(StoreUnavailable, match="does not answer"):
-        await call(used, "SELECT pg_sleep(5)")
-    assert await used.fetchval("SELECT 1") == 1
+    try:
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            await asyncio.wait_for(call(used, stop), 5)
+        assert await used.fetchval(BACKEND) not in stopped
+    finally:
+        for backend in stopped:
+            os.kill(backend, signal.SIGCONT)
     assert 0.4 < time.monotonic() - began < 2
-    assert busy not in [connection for _, connection in used._kept]
     await used.close()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from headway_core import queries
+from headway_core import queries, submissions
 from headway_core.database import Connection, Database
 
 TABLES = sorted(path.stem for path in (Path(queries.__file__).parent / "sql").glob("*.sql"))
@@ -29,12 +29,16 @@ BATCH_STATEMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("table", "name"), NAMES)
-async def test_every_query_can_be_prepared(database_url: str, table: str, name: str) -> None:
+STATEMENTS = {f"{table}.{name}": queries.load(table).texts[name] for table, name in NAMES}
+STATEMENTS["submissions.SUBMIT_ONE"] = submissions.SUBMIT_ONE
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_every_query_can_be_prepared(database_url: str, name: str) -> None:
     """A misspelt column shows here, not at three in the morning."""
     connection = await asyncpg.connect(database_url)
     try:
-        await connection.prepare(queries.load(table).texts[name])
+        await connection.prepare(STATEMENTS[name])
     finally:
         await connection.close()
 

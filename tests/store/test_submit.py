@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+import orjson
 import pytest
 
 from headway_core import jobs, outbox, submissions
@@ -53,6 +54,35 @@ async def test_the_columns_of_a_batch_may_have_gaps(database: Database) -> None:
     assert [row["multiplier"] for row in rows] == [None, None, 1.5, None, None]
     assert [row["timeout"] for row in rows] == [None, None, timedelta(seconds=9), None, None]
     assert await database.fetchval("SELECT request_hash FROM idempotency_keys") == b"h"
+
+
+async def test_a_job_is_stored_the_same_alone_and_in_a_batch(database: Database) -> None:
+    """With all that a submit may say."""
+    whole = {
+        "queue": "default",
+        "priority": 7,
+        "run_time": datetime(2040, 1, 2, tzinfo=UTC),
+        "retry_policy": RetryPolicy(3, timedelta(seconds=1), timedelta(seconds=8), 1.5),
+        "timeout": timedelta(seconds=9),
+        "labels": {"a": "b"},
+        "tracestate": "a=b",
+        "payload": Content(ContentKind.DATA, b"data", "text/plain"),
+        "request_hash": b"h",
+    }
+    alone, first, second = [submission("x", **whole, idempotency_key=key) for key in "abc"]
+    await submissions.submit_all(database, [alone], queue_depth_max=None)
+    await submissions.submit_all(database, [first, second], queue_depth_max=None)
+    rows = await database.fetch(
+        "SELECT to_jsonb(jobs) - '{id,create_time}'::text[] AS row FROM jobs"
+    )
+    assert len(rows) == 3
+    (stored,) = {row["row"] for row in rows}
+    without = {name for name, value in orjson.loads(stored).items() if value is None}
+    assert without == {
+        *("worker_id", "claim_id", "boost_time", "cancel_time", "cancel_reason"),
+        *("queue_time", "start_time", "end_time", "progress", "result_kind", "result_type"),
+        *("result", "error_retryable", "error_type", "error_message"),
+    }
 
 
 async def test_two_hundred_submits_with_one_key_make_one_job(database: Database) -> None:

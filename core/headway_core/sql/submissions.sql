@@ -5,6 +5,7 @@
 -- $11 max_backoffs, $12 multipliers, $13 timeouts (null: the handler's), $14 labels as JSON,
 -- $15 traceparents, $16 tracestates (null: none), $17 payload kinds, $18 payload types, $19 payloads,
 -- $20 how long a due row is left to this process. Columns of nulls alone may be empty.
+-- submissions.SUBMIT_ONE is made of this: in its unnest stand parameters and their types alone.
 -- An item without a row in the answer has a key or an ID that is there already, or an unknown queue.
 WITH item AS (
     SELECT *
