@@ -124,12 +124,17 @@ def store(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]
 def test_the_store_does_what_the_reference_does(store: Store) -> None:
     """P2, P4, P5, P6, P7 and P10 as plain Python says them, and every answer was met."""
     seen: Counter[str] = Counter()
+    expected = EXPECTED | RARE if GAMES >= GAMES_LONG else EXPECTED
     try:
-        _play(store, [Phase.generate, Phase.shrink], seen)
+        # Which games are drawn depends on the constants in all modules there are, too.
+        for games in (GAMES,) if GAMES else (60, 240):
+            _play(store, [Phase.generate, Phase.shrink], seen, games=games)
+            if seen.keys() >= expected:
+                break
     finally:
         for name, count in sorted(seen.items()):
             print(f"{count:7} {name}")
-    assert not (EXPECTED | RARE if GAMES >= GAMES_LONG else EXPECTED) - seen.keys()
+    assert not expected - seen.keys()
 
 
 @pytest.mark.timeout(7200 if GAMES else 300)
