@@ -203,26 +203,17 @@ def end_strays(owner: Path) -> list[str]:
     """
     ended: list[str] = []
     for _ in range(STRAY_PASSES_MAX):
-        strays = [process for process in psutil.process_iter() if _is_owned(process, owner)]
+        strays = [
+            process
+            for process in psutil.process_iter(["environ", "name"])
+            if (process.info["environ"] or {}).get(OWNER_VARIABLE) == str(owner)
+        ]
         if not strays:
             break
-        ended += map(_name, strays)
+        ended += [process.info["name"] for process in strays]
         _signal(strays, signal.SIGKILL)
         _wait(strays, seconds=10)
     return ended
-
-
-def _is_owned(process: psutil.Process, owner: Path) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return is_alive(process) and process.environ().get(OWNER_VARIABLE) == str(owner)
-    return False
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return process.name()
-    except psutil.Error:
-        return "a process"
 
 
 def log_tail(path: Path, *, lines: int = 15) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from headway_dev.services import AMQP_VARIABLE, DATABASE_VARIABLE
-from tests.end_to_end.stack import POLL_SECONDS, ROOT, Result, headway
+from tests.end_to_end.stack import ROOT, Result, eventually, headway
 
 MARK = "HEADWAY_TEST_MARK"
 
@@ -54,13 +53,17 @@ class Foreground:
 
     async def until(self, begun: Callable[[], Result], *, seconds: float) -> Result:
         """Wait until this is true; it fails with the output if it ends first, or is late."""
-        assert self._process is not None
-        deadline = time.monotonic() + seconds
-        while not (found := begun()):
-            assert self._process.returncode is None, self.text
-            assert time.monotonic() < deadline, f"not within {seconds:g} s:\n{self.text}"
-            await asyncio.sleep(POLL_SECONDS)
-        return found
+
+        def look() -> Result:
+            assert self._process is not None
+            found = begun()
+            assert found or self._process.returncode is None, "it has ended"
+            return found
+
+        try:
+            return await eventually(look, what="it is so far", seconds=seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.text}") from error
 
     def interrupt(self) -> None:
         """Press Ctrl-C: the whole foreground group is told."""

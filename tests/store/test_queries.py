@@ -10,7 +10,6 @@ from headway_core import queries, submissions
 from headway_core.database import Connection, Database
 
 TABLES = sorted(path.stem for path in (Path(queries.__file__).parent / "sql").glob("*.sql"))
-NAMES = [(table, name) for table in TABLES for name in queries.load(table).texts]
 
 BATCH_STATEMENTS = [
     ("outbox", "mark_queued"),
@@ -29,7 +28,9 @@ BATCH_STATEMENTS = [
 ]
 
 
-STATEMENTS = {f"{table}.{name}": queries.load(table).texts[name] for table, name in NAMES}
+STATEMENTS = {
+    f"{table}.{name}": text for table in TABLES for name, text in queries.load(table).texts.items()
+}
 STATEMENTS["submissions.SUBMIT_ONE"] = submissions.SUBMIT_ONE
 
 
