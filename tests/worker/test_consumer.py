@@ -446,19 +446,20 @@ async def test_a_queue_that_is_deleted_is_consumed_again(amqp_url: str, broker: 
     desk = Desk()
     async with consuming(amqp_url, desk, slots=2):
         await broker.channel.queue_delete(job_queue("default"))
-        await eventually(lambda: queue_is_there(broker))
+        await eventually(lambda: queue_is_consumed(broker))
         (job_id,) = await broker.publish(1)
         await eventually(lambda: job_id in desk.seen)
 
 
-async def queue_is_there(broker: Broker) -> bool:
+async def queue_is_consumed(broker: Broker) -> bool:
     connection = broker.channel._connection
     async with connection.channel() as channel:
         try:
-            await channel.declare_queue(job_queue("default"), passive=True)
+            queue = await channel.declare_queue(job_queue("default"), passive=True)
         except aio_pika.exceptions.ChannelNotFoundEntity:
             return False
-    return True
+    # Consumed is later than bound: what is published before that has no way to the queue.
+    return bool(queue.declaration_result.consumer_count)
 
 
 async def test_a_queue_with_other_properties_is_reported_and_not_fatal(amqp_url: str) -> None:
