@@ -98,6 +98,15 @@ class RabbitMq(PrivateService):
             f' <<".*">>, <<".*">>, <<".*">>, <<"{USER}">>) end || V <- {_erlang_names(new)}], ok.',
         )
 
+    def sync_definitions(self) -> None:
+        """Return once a kill loses none of the queues, exchanges and users that are there now.
+
+        RabbitMQ 3.10 answers a declaration before it is safe: killed within a moment of it, one
+        node in six forgot the queue, and confirmed messages with it. Where Khepri keeps them, this
+        does nothing. 0.6 s.
+        """
+        self.rabbitmqctl("eval", "mnesia:sync_log().")
+
     def wipe(self) -> None:
         """Kill it and delete its data: queues, messages, vhosts. Same port and password after."""
         self.kill()
@@ -174,13 +183,19 @@ class RabbitMq(PrivateService):
         try:
             self._await_ready(node, timeout_seconds=READY_SECONDS, poll_seconds=0.05)
         except ServiceFailed as error:
-            if "eaddrinuse" in processes.log_tail(self.broker_log, lines=200):
-                self.broker_log.unlink()
+            if self._lost_a_port():
+                self.broker_log.unlink(missing_ok=True)
                 raise PortLost from error
             self.kill()
             raise ServiceFailed(
                 f"{error}\n{self.broker_log}:\n{processes.log_tail(self.broker_log)}"
             ) from error
+
+    def _lost_a_port(self) -> bool:
+        # The port for other nodes is looked at before the broker has a log of its own.
+        if "dist_port_already_used" in processes.log_tail(self.log):
+            return True
+        return "eaddrinuse" in processes.log_tail(self.broker_log, lines=200)
 
     def _is_ready(self) -> bool:
         # The listener opens last, and a frame tells it from any other service.

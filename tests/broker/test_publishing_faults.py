@@ -54,7 +54,8 @@ async def test_every_message_arrives_though_the_broker_is_killed_on_the_way(
     dispatches = [dispatch("mail") for _ in range(5_000)]
     publishes = publisher(url)
     async with running(publishes.run()):
-        await publishes.wait_ready()
+        await publish_until_confirmed(publishes, [dispatch("mail")])  # declares the queue
+        await asyncio.to_thread(fault_services.rabbitmq.sync_definitions)
         work = asyncio.create_task(publish_until_confirmed(publishes, dispatches))
         await asyncio.sleep(0.3)
         await asyncio.to_thread(fault_services.rabbitmq.kill)

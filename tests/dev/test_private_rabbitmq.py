@@ -1,11 +1,14 @@
 """A private RabbitMQ keeps its promises, too; one start of 5 s serves all tests."""
 
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import aio_pika
 import psutil
 import pytest
 
+from headway_dev import ports
 from headway_dev.services import Services, private_services
 
 QUEUE = "kept"
@@ -39,6 +42,7 @@ async def test_messages_survive_kill_and_restart_but_not_a_wipe(services: Servic
     """Same port, same password, same data, until the data is taken away."""
     broker, url = services.rabbitmq, services.amqp_url
     await publish(url, b"first")
+    broker.sync_definitions()
     broker.kill()
     with pytest.raises(ConnectionError):
         await take(url)
@@ -91,3 +95,20 @@ def test_stop_leaves_neither_node_nor_epmd(services: Services) -> None:
     ]
     assert left == []
     services.rabbitmq.start()
+
+
+def test_a_port_that_another_takes_in_between_is_chosen_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port for other nodes, which RabbitMQ looks at first, before it has a log."""
+    free_port = ports.free_port
+    with (
+        socket.create_server((ports.LOOPBACK, 0)) as other,
+        private_services(tmp_path, start=False) as found,
+    ):
+        chosen = iter([free_port(), other.getsockname()[1]])
+        monkeypatch.setattr(ports, "free_port", lambda: next(chosen, None) or free_port())
+        found.rabbitmq.start()
+        assert found.rabbitmq.is_running
+        assert next(chosen, None) is None
+        found.rabbitmq.stop()
