@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -24,16 +25,20 @@ from headway_core.rows import column
 SQL: Final = load("submissions")
 
 
-def _of_one(statement: str) -> str:
-    """The same for a single item, with its values in the place of columns: a lone submit is the
-    sooner for what Postgres need not take apart.
+@cache
+def submit_statement(*, one: bool, queues: bool, keys: bool) -> str:
+    """Make the shortest statement that stores one item or many.
+
+    `queues`, `keys`: whether some item names one. What a statement is ready for costs every run.
     """
-    columns = re.search(r"unnest\(([^)]*)\)", statement)
-    assert columns is not None
-    return statement.replace(columns[0], f"(VALUES ({columns[1].replace('[]', '')}))")
+    statement = SQL.submit
+    for note, true in (("queues", queues), ("keys", keys)):
+        if not true:
+            statement = re.sub(rf".* -- if {note}\n", "", statement)
+    if one:  # values in the place of columns
+        statement = re.sub(r"unnest\(([^)]*)\)", r"(VALUES (\1))", statement).replace("[]", "")
+    return statement
 
-
-SUBMIT_ONE: Final = _of_one(SQL.submit)
 
 FAST_PATH: Final = timedelta(seconds=3)
 """How long a new outbox row is left to the process that wrote it."""
@@ -123,10 +128,14 @@ async def _store(
     target: Database | Connection, submissions: Sequence[Submission]
 ) -> dict[UUID, Submitted]:
     """Store what nothing is in the way of."""
-    if len(submissions) == 1:
-        records = await target.fetch(SUBMIT_ONE, *_values(submissions[0]), FAST_PATH)
-    else:
-        records = await target.fetch(SQL.submit, *_columns(submissions), FAST_PATH)
+    one = len(submissions) == 1
+    statement = submit_statement(
+        one=one,
+        queues=any(item.queue for item in submissions),
+        keys=any(item.idempotency_key for item in submissions),
+    )
+    values = _values(submissions[0]) if one else _columns(submissions)
+    records = await target.fetch(statement, *values, FAST_PATH)
     by_id = {record["id"]: record for record in records}
     return {item.id: _submitted(item, by_id[item.id]) for item in submissions if item.id in by_id}
 

@@ -1,6 +1,7 @@
 """Every named query is valid against the migrated schema, and the hot ones keep their plans."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import asyncpg
@@ -31,7 +32,10 @@ BATCH_STATEMENTS = [
 STATEMENTS = {
     f"{table}.{name}": text for table in TABLES for name, text in queries.load(table).texts.items()
 }
-STATEMENTS["submissions.SUBMIT_ONE"] = submissions.SUBMIT_ONE
+for one, queues, keys in product([False, True], repeat=3):
+    STATEMENTS[f"submissions.submit {one=} {queues=} {keys=}"] = submissions.submit_statement(
+        one=one, queues=queues, keys=keys
+    )
 
 
 @pytest.mark.parametrize("name", STATEMENTS)

@@ -5,7 +5,8 @@
 -- $11 max_backoffs, $12 multipliers, $13 timeouts (null: the handler's), $14 labels as JSON,
 -- $15 traceparents, $16 tracestates (null: none), $17 payload kinds, $18 payload types, $19 payloads,
 -- $20 how long a due row is left to this process. Columns of nulls alone may be empty.
--- submissions.SUBMIT_ONE is made of this: in its unnest stand parameters and their types alone.
+-- submissions.submit_statement makes shorter ones of this, for a lone item and for items without queues or
+-- keys: in unnest stand parameters and their types alone, and a line that ends with a note is for such items.
 -- An item without a row in the answer has a key or an ID that is there already, or an unknown queue.
 WITH item AS (
     SELECT *
@@ -17,12 +18,12 @@ WITH item AS (
         id, type, queue, priority, key, request_hash, delay, run_time, max_attempts, initial_backoff,
         max_backoff, multiplier, timeout, labels, traceparent, tracestate, payload_kind, payload_type, payload
     )
-    WHERE queue IS NULL OR EXISTS (SELECT FROM queues WHERE name = t.queue)
-), keyed AS (
-    INSERT INTO idempotency_keys (key, job_id, request_hash)
-    SELECT key, id, request_hash FROM item WHERE key IS NOT NULL ORDER BY key
-    ON CONFLICT (key) DO NOTHING
-    RETURNING job_id
+    WHERE queue IS NULL OR EXISTS (SELECT FROM queues WHERE name = t.queue) -- if queues
+), keyed AS ( -- if keys
+    INSERT INTO idempotency_keys (key, job_id, request_hash) -- if keys
+    SELECT key, id, request_hash FROM item WHERE key IS NOT NULL ORDER BY key -- if keys
+    ON CONFLICT (key) DO NOTHING -- if keys
+    RETURNING job_id -- if keys
 ), job AS (
     INSERT INTO jobs (
         id, type, queue, queue_given, priority, state, wait_time, max_attempts, initial_backoff,
@@ -39,7 +40,7 @@ WITH item AS (
         item.labels::jsonb, item.traceparent, coalesce(item.tracestate, ''),
         item.payload_kind, item.payload_type, item.payload
     FROM item LEFT JOIN job_types AS known ON known.type = item.type
-    WHERE item.key IS NULL OR item.id IN (SELECT job_id FROM keyed)
+    WHERE item.key IS NULL OR item.id IN (SELECT job_id FROM keyed) -- if keys
     ON CONFLICT (id) DO NOTHING
     RETURNING id, queue, priority, max_attempts, create_time, wait_time
 ), event AS (
