@@ -7,7 +7,7 @@ Imports the SDK, so only who records does.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import time_ns
 from typing import Final, Self
 
@@ -33,7 +33,7 @@ class LateSpan:
     attributes: dict[str, AttributeValue]
     links: Sequence[TraceContext]
     way_out: "WayOut"
-    start: int = field(default_factory=time_ns)
+    start: int
     status: Status = UNSET
     ended: bool = False
 
@@ -90,8 +90,11 @@ class WayOut:
         attributes: dict[str, AttributeValue],
         parent: TraceContext | None = None,
         links: Sequence[TraceContext] = (),
+        start: int | None = None,
     ) -> LateSpan:
-        """Begin a span that is about to be known by `context`. It may add to `attributes`."""
+        """Begin a span that is about to be known by `context`, now or as of a Unix time in ns. It
+        may add to `attributes`.
+        """
         return LateSpan(
             name=name,
             kind=kind,
@@ -100,4 +103,5 @@ class WayOut:
             attributes=attributes,
             links=links,
             way_out=self,
+            start=time_ns() if start is None else start,
         )

@@ -18,6 +18,7 @@ of requests that are about no job or many.
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import time_ns
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
@@ -79,21 +80,24 @@ class ServerSpan:
 
     def __init__(
         self,
-        span: "LateSpan | None",
         context: TraceContext,
+        *,
+        record: "Callable[[int], LateSpan] | None" = None,
         begin_job: "Callable[[], tuple[LateSpan | None, TraceContext]] | None" = None,
     ) -> None:
-        self._span = span
+        self._record = record
+        """Makes the span, by the Unix time in ns of its start: at its end, after the answer."""
+        self._start = time_ns()
         self._begin_job = begin_job
         self._created: list[LateSpan | None] = []
+        self._job_id: UUID | None = None
         self._code: str | None = None
         self.context = context
         """What is stored on the job: the parent of all that happens to it."""
 
     def job(self, job_id: UUID) -> None:
         """Name the job that the request is about."""
-        if self._span:
-            self._span.set_attribute(JOB_ID, str(job_id))
+        self._job_id = job_id
 
     def contexts(self, count: int) -> list[TraceContext]:
         """Make the contexts for the jobs of a batch, to be named by `jobs`.
@@ -118,17 +122,24 @@ class ServerSpan:
         self._code = code
 
     def end(self, error: BaseException | None = None, *, time: int | None = None) -> None:
-        """End it, by an error or well, now or as of a Unix time in ns."""
+        """End it, by an error or well, now or as of a Unix time in ns.
+
+        Only the first call counts.
+        """
         for created in self._created:
             if created:
                 created.end(time)
-        if self._span is None:
+        record, self._record = self._record, None
+        if record is None:
             return
+        span = record(self._start)
+        if self._job_id:
+            span.set_attribute(JOB_ID, str(self._job_id))
         code = self._code or _code_of(error)
-        self._span.set_attribute(RPC_STATUS, code)
+        span.set_attribute(RPC_STATUS, code)
         if code in SERVER_FAULTS:
-            fail(self._span, type(error).__name__ if error else code)
-        self._span.end(time)
+            fail(span, type(error).__name__ if error else code)
+        span.end(time)
 
 
 class PublishSpan:

@@ -6,7 +6,7 @@ microseconds: contexts are made and passed on all the same, so that every job ha
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final, Self
 from uuid import UUID
@@ -76,15 +76,15 @@ class Telemetry:
         """Begin the span of a request or stream; `method` is `package.Service/Method`."""
         caller = trace_context.read_metadata(metadata)
         if caller:
-            if not self._records(caller):
-                return ServerSpan(None, caller)
-            context = trace_context.child(caller)
-            return ServerSpan(self._request_span(method, context, caller), context)
+            context = trace_context.child(caller) if self._records(caller) else caller
+            return ServerSpan(context, record=self._recorder(method, context, caller))
         if method not in spans.BEGINS_TRACES:
-            return ServerSpan(None, trace_context.new(sampled=False))
+            return ServerSpan(trace_context.new(sampled=False))
         root = trace_context.new(sampled=self._budget.take())
         return ServerSpan(
-            self._request_span(method, root, None), root, lambda: self._created_span(root)
+            root,
+            record=self._recorder(method, root, None),
+            begin_job=lambda: self._created_span(root),
         )
 
     def publish_span(self, dispatch: Dispatch) -> PublishSpan:
@@ -144,17 +144,19 @@ class Telemetry:
     def _records(self, context: TraceContext) -> bool:
         return self._way_out is not None and context.sampled
 
-    def _request_span(
+    def _recorder(
         self, method: str, context: TraceContext, caller: TraceContext | None
-    ) -> "LateSpan | None":
-        if self._way_out is None or not context.sampled:
+    ) -> "Callable[[int], LateSpan] | None":
+        way_out = self._way_out
+        if way_out is None or not context.sampled:
             return None
-        return self._way_out.begin(
+        return lambda start: way_out.begin(
             method,
             SpanKind.SERVER,
             context=context,
             attributes=spans.request_attributes(method),
             parent=caller,
+            start=start,
         )
 
     def _created_span(self, request: TraceContext) -> "tuple[LateSpan | None, TraceContext]":

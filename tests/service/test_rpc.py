@@ -228,6 +228,24 @@ async def test_calls_are_spans_with_the_callers_trace(
     assert missing.status.status_code is not StatusCode.ERROR, "the caller's error, not ours"
 
 
+async def test_the_trace_of_a_batchs_job_names_it(database_url: str, amqp_url: str) -> None:
+    """Each job of a batch begins a trace of its own, to be found by its ID."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    telemetry = Telemetry(provider, traces_per_second=100)
+    request = BatchSubmitJobsRequest(requests=[SubmitJobRequest(type="t")] * 3)
+    async with serving(database_url, amqp_url, telemetry=telemetry) as served:
+        responses = (await served.stub.BatchSubmitJobs(request)).responses
+    named = {
+        f"{span.context.trace_id:032x}": span.attributes["headway.job.id"]
+        for span in exporter.get_finished_spans()
+        if span.name == "create headway.jobs" and span.attributes and span.context
+    }
+    assert named == {response.job.trace_id: response.job.id for response in responses}
+    assert len(named) == 3
+
+
 async def test_calls_are_counted_by_method_and_code(database_url: str, amqp_url: str) -> None:
     """Aborted ones under the code that their callers saw."""
     counted: list[tuple[str, str]] = []
