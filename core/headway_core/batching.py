@@ -50,26 +50,18 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting: deque[tuple[Item, asyncio.Future[Result], bool]] = deque()
         """With whether it is dropped when its caller has gone."""
         self._filled = asyncio.Event()
-        self._last, self._ended = 0, float("-inf")
-        """How many shared the last flush, and when it was over."""
-        self._flushing = False
 
     async def submit(self, item: Item, *, within: timedelta | None = None) -> Result:
         """Hand over an item and wait for its own result or error.
 
         A caller that is cancelled leaves its item behind: it is flushed all the same. One that has
         waited as long as `within`, for a flush before its own perhaps, gets StoreUnavailable; once
-        such a caller has gone, its item is dropped if its flush has not begun. If it finds the
-        group idle, the flush is its own: it ends with it, and keeps to its own time. This saves the
-        turns of the loop in which the item is handed over and the result handed back.
+        such a caller has gone, its item is dropped if its flush has not begun.
         """
         loop = asyncio.get_running_loop()
-        if within is not None and not self._flushing and not self._waiting and not self._lingers():
-            return await self._flush_own(item)
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future, within is not None))
-        if not self._flushing:
-            self._filled.set()
+        self._filled.set()
         if within is None:
             return await future
         # Not asyncio.timeout: that takes four times as long, and this is done for every call.
@@ -81,44 +73,29 @@ class GroupCommit(Generic[Item, Result]):
 
     async def run(self) -> None:
         """Flush until cancelled."""
+        time = asyncio.get_running_loop().time
+        last, ended = 0, float("-inf")
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
         try:
             while True:
                 await self._filled.wait()
-                if self._lingers():
-                    await self._gather()
+                if last > 1 and time() < ended + self._linger_seconds:
+                    await self._gather(last)
                 batch = self._take()
                 if not batch:
                     continue  # all of their callers have gone
-                self._flushing = True
-                try:
-                    await self._settle(batch)
-                finally:
-                    self._flushed(len(batch))
+                last = len(batch)
+                await self._settle(batch)
+                ended = time()
         finally:
+            for _, future in batch:
+                future.cancel()  # of no effect on those that know their result
             while self._waiting:
                 self._waiting.popleft()[1].cancel()
 
-    async def _flush_own(self, item: Item) -> Result:
-        self._flushing = True
-        try:
-            [result] = await self._flush([item])
-            return result
-        finally:
-            self._flushed(1)
-
-    def _flushed(self, count: int) -> None:
-        self._flushing = False
-        self._last, self._ended = count, asyncio.get_running_loop().time()
-        if self._waiting:
-            self._filled.set()
-
-    def _lingers(self) -> bool:
-        time = asyncio.get_running_loop().time()
-        return self._last > 1 and time < self._ended + self._linger_seconds
-
-    async def _gather(self) -> None:
+    async def _gather(self, last: int) -> None:
         time = asyncio.get_running_loop().time
-        deadline = time() + min(self._linger_seconds, LINGER_PER_ITEM.total_seconds() * self._last)
+        deadline = time() + min(self._linger_seconds, LINGER_PER_ITEM.total_seconds() * last)
         count, quiet = len(self._waiting), 0
         while count < self._enough and quiet < QUIET_TURNS and time() < deadline:
             await asyncio.sleep(0)
@@ -155,10 +132,6 @@ class GroupCommit(Generic[Item, Result]):
                     future.set_exception(error)
         except Exception as error:  # noqa: BLE001 - one bad item must fail alone
             await self._settle_apart(batch, error)
-        except asyncio.CancelledError:
-            for _, future in batch:
-                future.cancel()
-            raise
         else:
             for (_, future), result in zip(batch, results, strict=True):
                 if not future.done():

@@ -11,8 +11,6 @@ from headway_core import batching
 from headway_core.batching import GroupCommit
 from headway_core.errors import StoreUnavailable
 
-LONG = timedelta(minutes=1)
-
 
 async def test_what_comes_together_is_flushed_together() -> None:
     """One flush under way, the rest in the next one."""
@@ -105,7 +103,7 @@ def no_matter_how_few(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_loaded_group_waits_until_no_more_come() -> None:
     """Not one flush for each that comes a little later."""
     flushes: list[int] = []
-    group = GroupCommit(partial(flush_sizes, flushes), linger=LONG)
+    group = GroupCommit(partial(flush_sizes, flushes), linger=timedelta(minutes=1))
     runner = asyncio.create_task(group.run())
     await asyncio.gather(*(group.submit(n) for n in range(8)))
     later = []
@@ -122,7 +120,7 @@ async def test_a_loaded_group_waits_until_no_more_come() -> None:
 async def test_a_few_callers_hardly_wait_for_each_other() -> None:
     """Where nobody else is under way, a shared commit is no reason to wait for the next."""
     flushes: list[int] = []
-    group = GroupCommit(partial(flush_sizes, flushes), linger=LONG)
+    group = GroupCommit(partial(flush_sizes, flushes), linger=timedelta(minutes=1))
     runner = asyncio.create_task(group.run())
     await asyncio.gather(group.submit(1), group.submit(2))
     async with asyncio.timeout(10):
@@ -135,7 +133,7 @@ async def test_a_few_callers_hardly_wait_for_each_other() -> None:
 async def test_a_loaded_group_waits_for_enough_and_no_more() -> None:
     """The disk must not stand idle while all callers wait for each other."""
     flushes: list[int] = []
-    group = GroupCommit(partial(flush_sizes, flushes), linger=LONG, enough=3)
+    group = GroupCommit(partial(flush_sizes, flushes), linger=timedelta(minutes=1), enough=3)
     runner = asyncio.create_task(group.run())
     await asyncio.gather(group.submit(1), group.submit(2))
     first = asyncio.create_task(group.submit(3))
@@ -171,7 +169,7 @@ async def test_a_loaded_group_lingers_no_longer_than_wanted() -> None:
 @pytest.mark.usefixtures("never_quiet")
 async def test_a_few_callers_do_not_linger_on_a_busy_loop() -> None:
     """Others may keep the loop from being quiet, and so few never are enough."""
-    group = GroupCommit(partial(flush_sizes, []), linger=LONG)
+    group = GroupCommit(partial(flush_sizes, []), linger=timedelta(minutes=1))
     runner = asyncio.create_task(group.run())
     await asyncio.gather(group.submit(1), group.submit(2))
     async with asyncio.timeout(10):
@@ -213,72 +211,6 @@ async def test_a_cancelled_caller_leaves_its_item_to_the_flusher() -> None:
     runner.cancel()
 
 
-async def test_a_lone_caller_that_may_give_up_flushes_by_itself() -> None:
-    """Without a flusher; what comes meanwhile waits for it, and shares the next flush."""
-    flushes: list[list[int]] = []
-    goes_on = asyncio.Event()
-
-    async def flush(items: Sequence[int]) -> list[int]:
-        flushes.append(list(items))
-        await goes_on.wait()
-        return [item * 2 for item in items]
-
-    group = GroupCommit(flush)
-    first = asyncio.create_task(group.submit(1, within=LONG))
-    await asyncio.sleep(0)
-    assert flushes == [[1]]
-    runner = asyncio.create_task(group.run())
-    later = [asyncio.create_task(group.submit(n, within=LONG)) for n in (2, 3)]
-    later.append(asyncio.create_task(group.submit(4)))
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert flushes == [[1]]
-    goes_on.set()
-    assert await asyncio.gather(first, *later) == [2, 4, 6, 8]
-    assert flushes == [[1], [2, 3, 4]]
-    runner.cancel()
-
-
-@pytest.mark.usefixtures("no_matter_how_few")
-async def test_a_caller_of_a_loaded_group_is_not_alone() -> None:
-    """It would take the commit that it could share."""
-    flushes: list[int] = []
-    group = GroupCommit(partial(flush_sizes, flushes), linger=LONG)
-    runner = asyncio.create_task(group.run())
-    await asyncio.gather(*(group.submit(n) for n in range(8)))
-    await asyncio.gather(*(group.submit(n, within=LONG) for n in range(3)))
-    assert flushes == [8, 3]
-    runner.cancel()
-
-
-@pytest.mark.parametrize("cancelled", [True, False])
-async def test_a_lone_flush_ends_with_its_caller(cancelled: bool) -> None:
-    """And the group goes on, however it ended: cancelled, or by an error, which is the caller's."""
-    hanging = asyncio.Event()
-
-    async def flush(items: Sequence[int]) -> Sequence[int]:
-        if 13 in items:
-            if cancelled:
-                await hanging.wait()
-            raise ValueError("unlucky")
-        return items
-
-    group = GroupCommit(flush)
-    runner = asyncio.create_task(group.run())
-    lone = asyncio.create_task(group.submit(13, within=LONG))
-    await asyncio.sleep(0)
-    next_one = asyncio.create_task(group.submit(2, within=LONG))
-    await asyncio.sleep(0)
-    if cancelled:
-        assert not lone.done()
-        lone.cancel()
-    with pytest.raises(asyncio.CancelledError if cancelled else ValueError):
-        await lone
-    assert await next_one == 2
-    assert await group.submit(3, within=LONG) == 3
-    runner.cancel()
-
-
 async def test_callers_of_a_flusher_that_ends_do_not_hang() -> None:
     """They are cancelled with it."""
     started = asyncio.Event()
@@ -300,6 +232,29 @@ async def test_callers_of_a_flusher_that_ends_do_not_hang() -> None:
             await task
 
 
+async def test_no_caller_hangs_if_the_flusher_ends_while_it_tries_them_one_by_one() -> None:
+    """Those whose turn never comes are cancelled, too."""
+    alone = asyncio.Event()
+
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        if len(items) > 1:
+            raise ValueError("unlucky")
+        if items[0] == 2:
+            alone.set()
+            await asyncio.sleep(60)
+        return items
+
+    group = GroupCommit(flush)
+    runner = asyncio.create_task(group.run())
+    callers = [asyncio.create_task(group.submit(n)) for n in (1, 2, 3)]
+    await alone.wait()
+    runner.cancel()
+    async with asyncio.timeout(10):
+        done = await asyncio.gather(*callers, return_exceptions=True)
+    assert done[0] == 1
+    assert [type(result) for result in done[1:]] == [asyncio.CancelledError] * 2
+
+
 async def test_nobody_waits_longer_than_wanted() -> None:
     """Neither for a flush that hangs nor for the one after it, which those do not join any more."""
     flushes: list[list[int]] = []
@@ -316,12 +271,12 @@ async def test_nobody_waits_longer_than_wanted() -> None:
     await asyncio.sleep(0)
     soon = timedelta(milliseconds=20)
     late = [asyncio.create_task(group.submit(n, within=soon)) for n in (1, 2)]
-    gone = asyncio.create_task(group.submit(3, within=LONG))
+    gone = asyncio.create_task(group.submit(3, within=timedelta(minutes=1)))
     await asyncio.wait(late)
     assert [str(task.exception()) for task in late] == ["the store does not answer in time"] * 2
     gone.cancel()
     hanging.set()
     assert await patient == 0
-    assert await group.submit(4, within=LONG) == 4
+    assert await group.submit(4, within=timedelta(minutes=1)) == 4
     assert flushes == [[0], [4]]
     runner.cancel()
