@@ -111,11 +111,18 @@ class ServerSpan:
         self._created = [span for span, _ in begun]
         return [context for _, context in begun]
 
-    def jobs(self, job_ids: Sequence[UUID]) -> None:
-        """Name the jobs of a batch, in the order of `contexts`."""
-        for span, job_id in zip(self._created, job_ids, strict=False):
-            if span:
+    def jobs(self, jobs: Sequence[tuple[UUID, bool]]) -> None:
+        """Name the jobs of a batch, in the order of `contexts`, with whether the batch made them.
+
+        What was there already has another trace, so that none tells of its making here.
+        """
+        if len(jobs) == 1:
+            self.job(jobs[0][0])
+        created, self._created = self._created, []
+        for span, (job_id, made) in zip(created, jobs, strict=False):
+            if span and made:
                 span.set_attribute(JOB_ID, str(job_id))
+                self._created.append(span)
 
     def status(self, code: str) -> None:
         """Say how the request ends, by gRPC's name of the code. Not said: OK, or by exception."""

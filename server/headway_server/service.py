@@ -114,7 +114,7 @@ class JobService:
         outcomes = await submissions.submit_all(
             self._database, items, queue_depth_max=self._queue_depth_max
         )
-        span.jobs([outcome.job.id for outcome in outcomes])
+        span.jobs([(outcome.job.id, outcome.created) for outcome in outcomes])
         self._accept(outcomes)
         response = BatchSubmitJobsResponse()
         for outcome in outcomes:

@@ -384,7 +384,7 @@ def test_each_job_of_a_batch_has_a_trace_of_its_own(recorder: Recorder) -> None:
     job_ids = [uuid4() for _ in range(3)]
     with request_span(recorder.telemetry, BATCH, None) as request:
         contexts = request.contexts(3)
-        request.jobs(job_ids)
+        request.jobs([(job_id, True) for job_id in job_ids])
     assert len({context.trace_id for context in contexts} | {request.context.trace_id}) == 4
     created = [span for span in recorder.spans if span.name == "create headway.jobs"]
     assert [span_id(span) for span in created] == [context.span_id for context in contexts]
@@ -393,6 +393,26 @@ def test_each_job_of_a_batch_has_a_trace_of_its_own(recorder: Recorder) -> None:
         assert span.kind is SpanKind.PRODUCER
         assert span.parent is None
         assert [f"{link.context.span_id:016x}" for link in span.links] == [request.context.span_id]
+
+
+def test_a_batchs_trace_tells_of_no_job_that_it_did_not_make(recorder: Recorder) -> None:
+    """One that its key has found has a trace of its own, which began elsewhere."""
+    made, found = uuid4(), uuid4()
+    with request_span(recorder.telemetry, BATCH, None) as request:
+        request.contexts(2)
+        request.jobs([(found, False), (made, True)])
+    created = recorder.named("create headway.jobs")
+    assert attributes(created)["headway.job.id"] == str(made)
+
+
+def test_a_batch_of_one_is_about_its_job(recorder: Recorder) -> None:
+    job_id = uuid4()
+    with request_span(recorder.telemetry, BATCH, None) as request:
+        contexts = request.contexts(1)
+        request.jobs([(job_id, True)])
+    assert contexts == [request.context]
+    (span,) = recorder.spans
+    assert attributes(span)["headway.job.id"] == str(job_id)
 
 
 def test_the_jobs_of_a_batch_stay_within_the_budget() -> None:
@@ -407,7 +427,7 @@ def test_the_jobs_of_a_batch_stay_within_the_budget() -> None:
 def test_the_jobs_of_a_tracing_callers_batch_are_in_the_callers_trace(recorder: Recorder) -> None:
     with request_span(recorder.telemetry, BATCH, metadata(CALLER)) as request:
         contexts = request.contexts(3)
-        request.jobs([uuid4()] * 3)
+        request.jobs([(uuid4(), True)] * 3)
     assert contexts == [request.context] * 3
 
 
