@@ -100,6 +100,7 @@ class Database:
             timeout=min(timeout_seconds, 2.0),
             reset=_keep_session,
             max_inactive_connection_lifetime=IDLE_SECONDS_MAX,
+            connect=_connect,
             server_settings={"application_name": name, **SESSION_SETTINGS, **plans},
         )
         return cls(await pool, timeout_seconds)
@@ -278,6 +279,13 @@ def _busy(error: BaseException) -> StoreUnavailable:
 def _said(error: BaseException) -> str:
     text = str(error).partition("\n")[0]  # below stands Postgres's DETAIL, which may quote a row
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+async def _connect(*arguments: Any, **options: Any) -> "asyncpg.Connection[Record]":
+    try:
+        return await asyncpg.connect(*arguments, **options)
+    except ValueError as error:  # of what it cannot read, asyncpg says this or that
+        raise asyncpg.ClientConfigurationError(str(error)) from error
 
 
 async def _keep_session(connection: object) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headway_core.broker import connected
@@ -141,6 +141,7 @@ def test_values_of_every_setting(kind: type[CoreSettings], data: st.DataObject) 
 
 @effort(30, most=500)
 @given(url=URLS)
+@example(url="postgresql://@@[::1]")
 @pytest.mark.parametrize("use", ["broker", "database"])
 async def test_urls_that_are_taken_lead_to_a_service_or_to_a_word(use: str, url: str) -> None:
     """Nothing listens there; what comes out is our own error, and no other."""
