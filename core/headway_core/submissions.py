@@ -32,8 +32,8 @@ def submit_statement(*, one: bool, queues: bool, keys: bool) -> str:
     `queues`, `keys`: whether some item names one. What a statement is ready for costs every run.
     """
     statement = SQL.submit
-    for note, true in (("queues", queues), ("keys", keys)):
-        if not true:
+    for note, wanted in (("queues", queues), ("keys", keys)):
+        if not wanted:
             statement = re.sub(rf".* -- if {note}\n", "", statement)
     if one:  # values in the place of columns
         statement = re.sub(r"unnest\(([^)]*)\)", r"(VALUES (\1))", statement).replace("[]", "")
@@ -96,7 +96,7 @@ async def submit_all(
         )
     await _make_queues_known(database, submissions)
 
-    if not any(item.idempotency_key for item in submissions):
+    if all(item.idempotency_key is None for item in submissions):
         # Nothing can be in the way of new IDs in known queues, so a single statement does it; an
         # ID that is there already is of this very call, whose commit's reply was lost.
         stored = await _store(database, submissions)
@@ -131,8 +131,8 @@ async def _store(
     one = len(submissions) == 1
     statement = submit_statement(
         one=one,
-        queues=any(item.queue for item in submissions),
-        keys=any(item.idempotency_key for item in submissions),
+        queues=any(item.queue is not None for item in submissions),
+        keys=any(item.idempotency_key is not None for item in submissions),
     )
     values = _values(submissions[0]) if one else _columns(submissions)
     records = await target.fetch(statement, *values, FAST_PATH)
@@ -149,7 +149,7 @@ def _values(item: Submission) -> tuple[object, ...]:
         item.queue,
         item.priority,
         item.idempotency_key,
-        item.request_hash if item.idempotency_key else None,
+        item.request_hash if item.idempotency_key is not None else None,
         item.delay,
         item.run_time,
         policy.max_attempts,

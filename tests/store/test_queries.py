@@ -38,6 +38,19 @@ for one, queues, keys in product([False, True], repeat=3):
     )
 
 
+@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("queues", [False, True])
+@pytest.mark.parametrize("keys", [False, True])
+def test_a_submit_is_ready_for_what_is_there_and_no_more(
+    one: bool, queues: bool, keys: bool
+) -> None:
+    statement = submissions.submit_statement(one=one, queues=queues, keys=keys)
+    assert ("INTO idempotency_keys" in statement) is keys
+    assert ("FROM keyed" in statement) is keys
+    assert ("FROM queues" in statement) is queues
+    assert ("unnest(" in statement) is not one
+
+
 @pytest.mark.parametrize("name", STATEMENTS)
 async def test_every_query_can_be_prepared(database_url: str, name: str) -> None:
     """A misspelt column shows here, not at three in the morning."""

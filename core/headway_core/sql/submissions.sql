@@ -5,8 +5,8 @@
 -- $11 max_backoffs, $12 multipliers, $13 timeouts (null: the handler's), $14 labels as JSON,
 -- $15 traceparents, $16 tracestates (null: none), $17 payload kinds, $18 payload types, $19 payloads,
 -- $20 how long a due row is left to this process. Columns of nulls alone may be empty.
--- submissions.submit_statement makes shorter ones of this, for a lone item and for items without queues or
--- keys: in unnest stand parameters and their types alone, and a line that ends with a note is for such items.
+-- submissions.submit_statement makes shorter ones of this: a line that ends with a note is left out where no
+-- item names a queue, or a key, and in unnest stand parameters and their types alone.
 -- An item without a row in the answer has a key or an ID that is there already, or an unknown queue.
 WITH item AS (
     SELECT *
