@@ -1,6 +1,5 @@
 """JobService: each method reads its request, calls the core, and answers."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import accumulate
@@ -221,11 +220,7 @@ class JobService:
         await leases.database_clock(self._database)
 
     def _accept(self, outcomes: Sequence[Submitted]) -> None:
-        # In the loop's next turn: the answer leaves before.
-        asyncio.get_running_loop().call_soon(self._follow_up, outcomes)
-
-    def _follow_up(self, outcomes: Sequence[Submitted]) -> None:
-        """Publish what is due, count what is new."""
+        """After the commit: publish what is due, count what is new."""
         self._relay.dispatch([item.dispatch for item in outcomes if item.dispatch is not None])
         for outcome in outcomes:
             if outcome.created:
