@@ -18,7 +18,6 @@ of requests that are about no job or many.
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from time import time_ns
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
@@ -82,12 +81,11 @@ class ServerSpan:
         self,
         context: TraceContext,
         *,
-        record: "Callable[[int], LateSpan] | None" = None,
+        record: "Callable[[], LateSpan] | None" = None,
         begin_job: "Callable[[], tuple[LateSpan | None, TraceContext]] | None" = None,
     ) -> None:
         self._record = record
-        """Makes the span, by the Unix time in ns of its start: at its end, after the answer."""
-        self._start = time_ns()
+        """Makes the span, at its end: after the answer."""
         self._begin_job = begin_job
         self._created: list[LateSpan | None] = []
         self._job_id: UUID | None = None
@@ -139,7 +137,7 @@ class ServerSpan:
         record, self._record = self._record, None
         if record is None:
             return
-        span = record(self._start)
+        span = record()
         if self._job_id:
             span.set_attribute(JOB_ID, str(self._job_id))
         code = self._code or _code_of(error)

@@ -8,6 +8,7 @@ microseconds: contexts are made and passed on all the same, so that every job ha
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import time_ns
 from typing import TYPE_CHECKING, Final, Self
 from uuid import UUID
 
@@ -146,11 +147,11 @@ class Telemetry:
 
     def _recorder(
         self, method: str, context: TraceContext, caller: TraceContext | None
-    ) -> "Callable[[int], LateSpan] | None":
-        way_out = self._way_out
+    ) -> "Callable[[], LateSpan] | None":
+        way_out, start = self._way_out, time_ns()
         if way_out is None or not context.sampled:
             return None
-        return lambda start: way_out.begin(
+        return lambda: way_out.begin(
             method,
             SpanKind.SERVER,
             context=context,
