@@ -59,6 +59,16 @@ SESSION_SETTINGS: Final = {
 }
 
 
+async def connect(*arguments: Any, **options: Any) -> "asyncpg.Connection[Record]":
+    """Open one connection, as asyncpg.connect does. Raises StoreUnavailable for what is no URL of
+    PostgreSQL, and asyncpg's own errors.
+    """
+    try:
+        return await asyncpg.connect(*arguments, **options)
+    except ValueError as error:  # asyncpg.ClientConfigurationError is one, too
+        raise StoreUnavailable("HEADWAY_DATABASE_URL is not a PostgreSQL URL") from error
+
+
 class Database:
     """A pool of connections.
 
@@ -100,7 +110,7 @@ class Database:
             timeout=min(timeout_seconds, 2.0),
             reset=_keep_session,
             max_inactive_connection_lifetime=IDLE_SECONDS_MAX,
-            connect=_connect,
+            connect=connect,
             server_settings={"application_name": name, **SESSION_SETTINGS, **plans},
         )
         return cls(await pool, timeout_seconds)
@@ -251,8 +261,6 @@ class _Border:
         self._cancels = self._task.cancelling() if self._task else 0
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, asyncpg.ClientConfigurationError):
-            raise StoreUnavailable("HEADWAY_DATABASE_URL is not a PostgreSQL URL") from error
         if not isinstance(error, _AWAY):
             return
         if self._task and self._task.cancelling() > self._cancels:
@@ -279,13 +287,6 @@ def _busy(error: BaseException) -> StoreUnavailable:
 def _said(error: BaseException) -> str:
     text = str(error).partition("\n")[0]  # below stands Postgres's DETAIL, which may quote a row
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-async def _connect(*arguments: Any, **options: Any) -> "asyncpg.Connection[Record]":
-    try:
-        return await asyncpg.connect(*arguments, **options)
-    except ValueError as error:  # of what it cannot read, asyncpg says this or that
-        raise asyncpg.ClientConfigurationError(str(error)) from error
 
 
 async def _keep_session(connection: object) -> None:

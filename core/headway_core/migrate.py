@@ -13,7 +13,7 @@ from typing import Final
 
 import asyncpg
 
-from headway_core.database import Database
+from headway_core.database import Database, connect
 from headway_core.errors import Defect, HeadwayError, SchemaOutdated, StoreUnavailable
 
 _FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -62,9 +62,7 @@ async def migrate(url: str) -> list[Migration]:
     Raises StoreUnavailable; Defect if an applied file was changed since.
     """
     try:
-        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
-    except (ValueError, asyncpg.ClientConfigurationError) as error:
-        raise StoreUnavailable("HEADWAY_DATABASE_URL is not a PostgreSQL URL") from error
+        connection = await connect(url, timeout=_CONNECT_SECONDS)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise StoreUnavailable(f"the database does not answer: {error}") from error
     try:
