@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from datetime import timedelta
 from typing import Final, Generic, TypeVar
 
+from headway_core.deadlines import Deadlines
 from headway_core.errors import HeadwayError, StoreUnavailable
 
 QUIET_TURNS: Final = 40
@@ -49,7 +50,9 @@ class GroupCommit(Generic[Item, Result]):
         self._key = key
         self._waiting: deque[tuple[Item, asyncio.Future[Result], bool]] = deque()
         """With whether it is dropped when its caller has gone."""
-        self._filled = asyncio.Event()
+        self._deadlines: Deadlines[asyncio.Future[Result]] = Deadlines(_give_up)
+        self._idle: asyncio.Future[None] | None = None
+        """What the flusher waits for when it has nothing to do."""
 
     async def submit(self, item: Item, *, within: timedelta | None = None) -> Result:
         """Hand over an item and wait for its own result or error.
@@ -61,34 +64,41 @@ class GroupCommit(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future, within is not None))
-        self._filled.set()
+        if self._idle and not self._idle.done():
+            self._idle.set_result(None)
         if within is None:
             return await future
-        # Not asyncio.timeout: that takes four times as long, and this is done for every call.
-        timer = loop.call_later(within.total_seconds(), _give_up, future)
+        self._deadlines.add(future, loop.time() + within.total_seconds())
         try:
             return await future
         finally:
-            timer.cancel()
+            self._deadlines.discard(future)
 
     async def run(self) -> None:
         """Flush until cancelled."""
-        time = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
         last, ended = 0, float("-inf")
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        futures: Sequence[asyncio.Future[Result]] = ()
         try:
             while True:
-                await self._filled.wait()
-                if last > 1 and time() < ended + self._linger_seconds:
+                if not self._waiting:
+                    self._idle = loop.create_future()
+                    await self._idle
+                if last > 1 and loop.time() < ended + self._linger_seconds:
                     await self._gather(last)
-                batch = self._take()
-                if not batch:
+                items, futures = self._take()
+                if not items:
                     continue  # all of their callers have gone
-                last = len(batch)
-                await self._settle(batch)
-                ended = time()
+                last = len(items)
+                try:
+                    results = await self._flush(items)
+                except Exception as error:  # noqa: BLE001 - it is the callers' to deal with
+                    await self._fail(items, futures, error)
+                else:
+                    _tell(futures, results)
+                ended = loop.time()
         finally:
-            for _, future in batch:
+            for future in futures:
                 future.cancel()  # of no effect on those that know their result
             while self._waiting:
                 self._waiting.popleft()[1].cancel()
@@ -102,11 +112,12 @@ class GroupCommit(Generic[Item, Result]):
             quiet = quiet + 1 if len(self._waiting) == count else 0
             count = len(self._waiting)
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+    def _take(self) -> tuple[list[Item], list[asyncio.Future[Result]]]:
+        items: list[Item] = []
+        futures: list[asyncio.Future[Result]] = []
         seen: set[Hashable] = set()
         later: list[tuple[Item, asyncio.Future[Result], bool]] = []
-        while self._waiting and len(batch) < self._batch_max:
+        while self._waiting and len(items) < self._batch_max:
             item, future, droppable = self._waiting.popleft()
             if droppable and future.done():
                 continue
@@ -116,39 +127,42 @@ class GroupCommit(Generic[Item, Result]):
                     later.append((item, future, droppable))
                     continue
                 seen.add(key)
-            batch.append((item, future))
+            items.append(item)
+            futures.append(future)
         self._waiting.extendleft(reversed(later))
-        if not self._waiting:
-            self._filled.clear()
-        return batch
+        return items, futures
 
-    async def _settle(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
-        try:
-            results = await self._flush([item for item, _ in batch])
-        except HeadwayError as error:
-            # Nobody is to blame, or the whole flush is: each caller decides whether to try again.
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-        except Exception as error:  # noqa: BLE001 - one bad item must fail alone
-            await self._settle_apart(batch, error)
-        else:
-            for (_, future), result in zip(batch, results, strict=True):
-                if not future.done():
-                    future.set_result(result)
-
-    async def _settle_apart(
-        self, batch: Sequence[tuple[Item, asyncio.Future[Result]]], error: Exception
+    async def _fail(
+        self,
+        items: Sequence[Item],
+        futures: Sequence[asyncio.Future[Result]],
+        error: Exception,
     ) -> None:
-        """Flush one by one: an item whose first flush was applied knows its own result."""
-        if len(batch) == 1:
-            if not batch[0][1].done():
-                batch[0][1].set_exception(error)
+        if len(items) == 1 or isinstance(error, HeadwayError):
+            # Nobody is to blame, or the whole flush is: each caller decides whether to try again.
+            for future in futures:
+                _refuse(future, error)
             return
-        for entry in batch:
-            await self._settle([entry])
+        # One bad item must fail alone; one whose first flush was applied knows its own result.
+        for item, future in zip(items, futures, strict=True):
+            try:
+                results = await self._flush([item])
+            except Exception as its_own:  # noqa: BLE001 - as above
+                _refuse(future, its_own)
+            else:
+                _tell([future], results)
+
+
+def _tell(futures: "Sequence[asyncio.Future[Result]]", results: Sequence[Result]) -> None:
+    for future, result in zip(futures, results, strict=True):
+        if not future.done():
+            future.set_result(result)
+
+
+def _refuse(future: "asyncio.Future[Result]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 def _give_up(future: "asyncio.Future[Result]") -> None:
-    if not future.done():
-        future.set_exception(StoreUnavailable("the store does not answer in time"))
+    _refuse(future, StoreUnavailable("the store does not answer in time"))
