@@ -13,8 +13,9 @@ from typing import Final
 
 import asyncpg
 
-from headway_core.database import Database, connect
+from headway_core.database import Database
 from headway_core.errors import Defect, HeadwayError, SchemaOutdated, StoreUnavailable
+from headway_core.sessions import connect
 
 _FILE = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _LOCK: Final = 0x6865616477617900  # "headway\0"

@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 
-from headway_core import database as module
-from headway_core.database import KEPT_MAX, Connection, Database
+from headway_core import sessions
+from headway_core.database import Connection, Database
 from headway_core.errors import StoreUnavailable
+from headway_core.sessions import KEPT_MAX
 from tests.worker.stage import eventually
 
 BACKEND = "SELECT pg_backend_pid()"
@@ -33,7 +34,7 @@ async def kept(url: str, count: int, *, size: int = 8) -> Database:
     """A database that keeps so many connections."""
     database = await Database.connect(url, name="kept", size=size)
     await asyncio.gather(*(database.fetch("SELECT pg_sleep(0.1)") for _ in range(count)))
-    assert len(database._kept) == count
+    assert len(database._sessions.kept) == count
     return database
 
 
@@ -49,6 +50,42 @@ async def test_calls_go_over_what_is_kept(
     for _ in range(3):
         assert await database.fetchval("SELECT 7") == 7
     await database.close()
+
+
+async def test_what_is_kept_prepares_a_statement_once(database_url: str) -> None:
+    used = await kept(database_url, 1)
+    prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT 7'"
+    counts = []
+    for _ in range(4):
+        assert await used.fetchval("SELECT 7") == 7
+        counts.append(await used.fetchval(prepared))
+    assert counts == [1] * 4
+    await used.close()
+
+
+@pytest.mark.parametrize("within_a_transaction", [False, True])
+async def test_a_statement_outlives_a_change_of_its_table(
+    database: Database, database_url: str, within_a_transaction: bool
+) -> None:
+    """A migration may come while servers and workers run."""
+    used = await kept(database_url, 1)
+
+    async def read(connection: Database | Connection) -> list[asyncpg.Record]:
+        return await connection.fetch("SELECT * FROM altered")
+
+    async def columns() -> list[str]:
+        (row,) = await (used.transact(read) if within_a_transaction else read(used))
+        return list(row.keys())
+
+    await database.execute("CREATE TABLE altered AS SELECT 1 AS a")
+    try:
+        for _ in range(3):
+            assert await columns() == ["a"]
+        await database.execute("ALTER TABLE altered ADD COLUMN b integer")
+        assert await columns() == ["a", "b"]
+    finally:
+        await database.execute("DROP TABLE altered")
+    await used.close()
 
 
 async def test_a_cancelled_call_is_cancelled(database: Database, database_url: str) -> None:
@@ -173,7 +210,7 @@ async def test_what_was_idle_for_too_long_is_given_up(
     used = await kept(database_url, 1)
     backend = await used.fetchval("SELECT pg_backend_pid()")
     assert await used.fetchval("SELECT pg_backend_pid()") == backend
-    monkeypatch.setattr(module, "IDLE_SECONDS_MAX", -1)
+    monkeypatch.setattr(sessions, "IDLE_SECONDS_MAX", -1)
     assert await used.fetchval("SELECT pg_backend_pid()") != backend
     await used.close()
 
@@ -183,9 +220,9 @@ async def test_no_connection_is_kept_within_a_transaction(database_url: str) -> 
     used = await kept(database_url, 1)
     with pytest.raises(asyncpg.UndefinedTableError):
         await used.fetch("SELECT FROM nothing")
-    assert len(used._kept) == 1
+    assert len(used._sessions.kept) == 1
     await used.fetch("BEGIN")
-    assert not used._kept
+    assert not used._sessions.kept
     await used.close()
 
 
