@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 
 from headway_core import jobs, queues, rows
-from headway_core.database import Connection, Database, Record
+from headway_core.database import Connection, Database, Record, UniqueViolation
 from headway_core.errors import (
     IdempotencyKeyReused,
     QueueFull,
@@ -18,6 +18,7 @@ from headway_core.errors import (
     StoreUnavailable,
     TooManyQueues,
 )
+from headway_core.failpoints import failpoint
 from headway_core.job import DEFAULT_POLICY, QUEUES_MAX, Dispatch, Job, Submission
 from headway_core.queries import load
 from headway_core.rows import column
@@ -26,13 +27,14 @@ SQL: Final = load("submissions")
 
 
 @cache
-def submit_statement(*, one: bool, queues: bool, keys: bool) -> str:
+def submit_statement(*, one: bool, queues: bool, keys: bool, again: bool) -> str:
     """Make the shortest statement that stores one item or many.
 
-    `queues`, `keys`: whether some item names one. What a statement is ready for costs every run.
+    `queues`, `keys`: whether some item names one; `again`: whether some ID may be there already,
+    else it is a UniqueViolation. What a statement is ready for costs every run.
     """
     statement = SQL.submit
-    for note, wanted in (("queues", queues), ("keys", keys)):
+    for note, wanted in (("queues", queues), ("keys", keys), ("again", again)):
         if not wanted:
             statement = re.sub(rf".* -- if {note}\n", "", statement)
     if one:  # values in the place of columns
@@ -66,20 +68,21 @@ async def submit(
     Safe to run again with the same submissions after an unknown commit. Raises StoreUnavailable.
     """
     outcomes: dict[UUID, Submitted | Refused] = {}
+    left = submissions
     if queue_depth_max is not None:
         outcomes.update(await _refuse_what_overflows(database, submissions, queue_depth_max))
-    left = [item for item in submissions if item.id not in outcomes]
+        left = [item for item in submissions if item.id not in outcomes]
     for _ in range(_PASSES_MAX):
         if not left:
             break
-        stored = await _store(database, left)
-        outcomes.update(stored)
-        left = [item for item in left if item.id not in stored]
+        outcomes.update(await _store(database, left))
+        left = [item for item in left if item.id not in outcomes]
         if left:
             outcomes.update(await _explain(database, left))
             left = [item for item in left if item.id not in outcomes]
     if left:
         raise StoreUnavailable("a submit met others with the same key too often")
+    await failpoint("after_submit_commit")
     return [outcomes[item.id] for item in submissions]
 
 
@@ -97,14 +100,13 @@ async def submit_all(
     await _make_queues_known(database, submissions)
 
     if all(item.idempotency_key is None for item in submissions):
-        # Nothing can be in the way of new IDs in known queues, so a single statement does it; an
-        # ID that is there already is of this very call, whose commit's reply was lost.
+        # Nothing can be in the way of new IDs in known queues, so a single statement does it.
         stored = await _store(database, submissions)
         if len(stored) == len(submissions):
             return [stored[item.id] for item in submissions]
 
     async def store(connection: Connection) -> dict[UUID, Submitted]:
-        stored = await _store(connection, submissions)
+        stored = await _store(connection, submissions, again=True)
         left = [item for item in submissions if item.id not in stored]
         for item, found in zip(left, await _find(connection, left), strict=True):
             refused_or_job = _judge(item, found)
@@ -125,19 +127,25 @@ async def submit_all(
 
 
 async def _store(
-    target: Database | Connection, submissions: Sequence[Submission]
+    target: Database | Connection, submissions: Sequence[Submission], *, again: bool = False
 ) -> dict[UUID, Submitted]:
-    """Store what nothing is in the way of."""
+    """Store what nothing is in the way of; `again`: IDs that are there already are expected."""
     one = len(submissions) == 1
-    statement = submit_statement(
-        one=one,
-        queues=any(item.queue is not None for item in submissions),
-        keys=any(item.idempotency_key is not None for item in submissions),
-    )
     values = _values(submissions[0]) if one else _columns(submissions)
-    records = await target.fetch(statement, *values, FAST_PATH)
-    by_id = {record["id"]: record for record in records}
-    return {item.id: _submitted(item, by_id[item.id]) for item in submissions if item.id in by_id}
+    # A column of nulls is empty.
+    statement = submit_statement(one=one, queues=bool(values[2]), keys=bool(values[4]), again=again)
+    items = {item.id: item for item in submissions}
+    try:
+        records = await target.fetch(statement, *values, FAST_PATH)
+    except UniqueViolation:
+        if again:
+            raise
+        return await _store(target, submissions, again=True)
+    stored = {}
+    for record in records:
+        job_id = record["id"]
+        stored[job_id] = _submitted(items[job_id], record)
+    return stored
 
 
 def _values(item: Submission) -> tuple[object, ...]:
@@ -157,7 +165,7 @@ def _values(item: Submission) -> tuple[object, ...]:
         policy.max_backoff,
         policy.multiplier,
         item.timeout,
-        _labels(item),
+        orjson.dumps(dict(item.labels)).decode() if item.labels else None,
         item.traceparent,
         item.tracestate or None,
         payload.kind if payload else None,
@@ -169,10 +177,6 @@ def _values(item: Submission) -> tuple[object, ...]:
 def _columns(submissions: Sequence[Submission]) -> list[object]:
     columns = zip(*map(_values, submissions), strict=True)
     return [column(list(values)) for values in columns]
-
-
-def _labels(item: Submission) -> str | None:
-    return orjson.dumps(dict(item.labels)).decode() if item.labels else None
 
 
 def _submitted(item: Submission, record: Record) -> Submitted:

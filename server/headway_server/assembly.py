@@ -1,10 +1,11 @@
 """All parts of a server put together, started and stopped in order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import grpc
@@ -12,15 +13,12 @@ import structlog
 
 from headway_core import submissions
 from headway_core.database import Database
-from headway_core.errors import Refused, StoreUnavailable
-from headway_core.failpoints import failpoint
+from headway_core.errors import StoreUnavailable
 from headway_core.hints import Hint, HintListener, HintPublisher, OutboxHint
-from headway_core.job import Submission
 from headway_core.metrics import Metrics, measure_loop_lag
 from headway_core.migrate import check_schema
 from headway_core.publishing import Publisher
 from headway_core.settings import Address
-from headway_core.submissions import Submitted
 from headway_core.telemetry import Telemetry
 from headway_server import gauges
 from headway_server.bookkeeper import Bookkeeper
@@ -134,13 +132,11 @@ async def running(
 
         retention = Retention(database, finished_for=timedelta(days=settings.retention_days))
 
-        async def flush(items: Sequence[Submission]) -> Sequence[Submitted | Refused]:
-            limit = settings.queue_depth_max
-            submitted = await submissions.submit(calls_database, items, queue_depth_max=limit)
-            await failpoint("after_submit_commit")
-            return submitted
-
-        submits: Submits = Submits(flush, linger=LINGER, enough=ENOUGH)
+        submits: Submits = Submits(
+            partial(submissions.submit, calls_database, queue_depth_max=settings.queue_depth_max),
+            linger=LINGER,
+            enough=ENOUGH,
+        )
         service = JobService(
             calls_database,
             long_reads=long_reads,

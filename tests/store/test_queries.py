@@ -32,19 +32,21 @@ BATCH_STATEMENTS = [
 STATEMENTS = {
     f"{table}.{name}": text for table in TABLES for name, text in queries.load(table).texts.items()
 }
-for one, queues, keys in product([False, True], repeat=3):
-    STATEMENTS[f"submissions.submit {one=} {queues=} {keys=}"] = submissions.submit_statement(
-        one=one, queues=queues, keys=keys
+for one, queues, keys, again in product([False, True], repeat=4):
+    STATEMENTS[f"submissions.submit {one=} {queues=} {keys=} {again=}"] = (
+        submissions.submit_statement(one=one, queues=queues, keys=keys, again=again)
     )
 
 
 @pytest.mark.parametrize("one", [False, True])
 @pytest.mark.parametrize("queues", [False, True])
 @pytest.mark.parametrize("keys", [False, True])
+@pytest.mark.parametrize("again", [False, True])
 def test_a_submit_is_ready_for_what_is_there_and_no_more(
-    one: bool, queues: bool, keys: bool
+    one: bool, queues: bool, keys: bool, again: bool
 ) -> None:
-    statement = submissions.submit_statement(one=one, queues=queues, keys=keys)
+    statement = submissions.submit_statement(one=one, queues=queues, keys=keys, again=again)
+    assert ("ON CONFLICT (id)" in statement) is again
     assert ("INTO idempotency_keys" in statement) is keys
     assert ("FROM keyed" in statement) is keys
     assert ("FROM queues" in statement) is queues

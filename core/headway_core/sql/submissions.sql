@@ -6,7 +6,7 @@
 -- $15 traceparents, $16 tracestates (null: none), $17 payload kinds, $18 payload types, $19 payloads,
 -- $20 how long a due row is left to this process. Columns of nulls alone may be empty.
 -- submissions.submit_statement makes shorter ones of this: a line that ends with a note is left out where no
--- item names a queue, or a key, and in unnest stand parameters and their types alone.
+-- item names a queue, or a key, or has been stored before; in unnest stand parameters and their types alone.
 -- An item without a row in the answer has a key or an ID that is there already, or an unknown queue.
 WITH item AS (
     SELECT *
@@ -41,7 +41,7 @@ WITH item AS (
         item.payload_kind, item.payload_type, item.payload
     FROM item LEFT JOIN job_types AS known ON known.type = item.type
     WHERE item.key IS NULL OR item.id IN (SELECT job_id FROM keyed) -- if keys
-    ON CONFLICT (id) DO NOTHING
+    ON CONFLICT (id) DO NOTHING -- if again
     RETURNING id, queue, priority, max_attempts, create_time, wait_time
 ), event AS (
     INSERT INTO job_events (job_id, sequence, type, state, attempt, run_epoch, next_attempt_time)
