@@ -77,14 +77,17 @@ class Telemetry:
         """Begin the span of a request or stream; `method` is `package.Service/Method`."""
         caller = trace_context.read_metadata(metadata)
         if caller:
-            context = trace_context.child(caller) if self._records(caller) else caller
+            if not self._records(caller):
+                return ServerSpan(caller)
+            context = trace_context.child(caller)
             return ServerSpan(context, record=self._recorder(method, context, caller))
         if method not in spans.BEGINS_TRACES:
             return ServerSpan(trace_context.new(sampled=False))
-        root = trace_context.new(sampled=self._budget.take())
+        sampled = self._budget.take()
+        root = trace_context.new(sampled=sampled)
         return ServerSpan(
             root,
-            record=self._recorder(method, root, None),
+            record=self._recorder(method, root, None) if sampled else None,
             begin_job=lambda: self._created_span(root),
         )
 
@@ -149,7 +152,7 @@ class Telemetry:
         self, method: str, context: TraceContext, caller: TraceContext | None
     ) -> "Callable[[], LateSpan] | None":
         way_out, start = self._way_out, time_ns()
-        if way_out is None or not context.sampled:
+        if way_out is None:
             return None
         return lambda: way_out.begin(
             method,

@@ -115,7 +115,7 @@ def read_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> TraceCo
             traceparent = value
         elif key == "tracestate" and isinstance(value, str):
             states.append(value)
-    return read(traceparent, ",".join(states))
+    return None if traceparent is None else read(traceparent, ",".join(states))
 
 
 def new(*, sampled: bool) -> TraceContext:

@@ -117,7 +117,7 @@ class Violations:
 
     def payload(self, value: Payload) -> Content | None:
         """A payload that is there."""
-        if wrong := bounds.CONTENT_TYPE.wrong(value.content_type):
+        if value.content_type and (wrong := bounds.CONTENT_TYPE.wrong(value.content_type)):
             self.add("payload.content_type", wrong)
         try:
             return to_content(value)

@@ -63,7 +63,6 @@ class Calls:
         self._metrics = metrics
         self._under_way = 0
         self._idle = asyncio.Event()
-        self._idle.set()
 
     def serve(
         self,
@@ -82,7 +81,9 @@ class Calls:
 
     async def wait_idle(self) -> None:
         """Wait until no call is under way."""
-        await self._idle.wait()
+        while self._under_way:
+            self._idle.clear()
+            await self._idle.wait()
 
     def _handler(self, service: str, method: Unary[Any, Any] | Streaming[Any, Any]) -> Handler:
         path = f"{service}/{method.name}"
@@ -125,9 +126,9 @@ class Calls:
         return call
 
     def _begin(self, path: str, context: Context) -> "_Call":
-        span = self._telemetry.server_span(path, cast("Any", context.invocation_metadata()))
+        metadata: Any = context.invocation_metadata()
+        span = self._telemetry.server_span(path, metadata)
         self._under_way += 1
-        self._idle.clear()
         return _Call(path, span, self._ended)
 
     def _ended(self, call: "_Call") -> None:

@@ -1,5 +1,6 @@
 """JobService: each method reads its request, calls the core, and answers."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import accumulate
@@ -99,7 +100,8 @@ class JobService:
         if isinstance(outcome, Refused):
             raise outcome
         span.job(outcome.job.id)
-        self._accept([outcome])
+        # In the loop's next turn: the answer leaves before.
+        asyncio.get_running_loop().call_soon(self._accept, [outcome])
         response = SubmitJobResponse()
         _write(response, outcome)
         return response
