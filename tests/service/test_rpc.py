@@ -125,7 +125,7 @@ class _AnyService:
 
 JOB_ID = str(UUID(int=7))
 DEFECTS: dict[str, tuple[ModuleType, str, Message]] = {
-    "SubmitJob": (submissions, "submit", SubmitJobRequest(type="t")),
+    "SubmitJob": (submissions, "_store", SubmitJobRequest(type="t")),
     "BatchSubmitJobs": (
         submissions,
         "submit_all",
