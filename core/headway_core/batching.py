@@ -31,6 +31,9 @@ class GroupCommit(Generic[Item, Result]):
     LINGER_PER_ITEM for each that shared the last flush.
 
     `key`: at most one item with the same key shares a flush, for a statement can change a row once.
+    `alone` flushes one item in its caller's task, if nobody else is there: the way to the flusher
+    and back costs as much as a small statement. It goes on to its end if the caller is cancelled,
+    and leaves the item to the flusher if its result is None.
     `run` is the one flusher; if it ends, its process must end.
     """
 
@@ -42,8 +45,10 @@ class GroupCommit(Generic[Item, Result]):
         enough: int | None = None,
         linger: timedelta = timedelta(0),
         key: Callable[[Item], Hashable] | None = None,
+        alone: Callable[[Item], Awaitable[Result | None]] | None = None,
     ) -> None:
         self._flush = flush
+        self._alone = alone
         self._batch_max = batch_max
         self._enough = batch_max if enough is None else enough
         self._linger_seconds = linger.total_seconds()
@@ -53,6 +58,9 @@ class GroupCommit(Generic[Item, Result]):
         self._deadlines: Deadlines[asyncio.Future[Result]] = Deadlines(_give_up)
         self._idle: asyncio.Future[None] | None = None
         """What the flusher waits for when it has nothing to do."""
+        self._flushing = False
+        self._last, self._ended = 0, float("-inf")
+        """How many shared the last flush, and when it was over."""
 
     async def submit(self, item: Item, *, within: timedelta | None = None) -> Result:
         """Hand over an item and wait for its own result or error.
@@ -62,13 +70,22 @@ class GroupCommit(Generic[Item, Result]):
         such a caller has gone, its item is dropped if its flush has not begun.
         """
         loop = asyncio.get_running_loop()
+        time = loop.time()
+        if self._alone and not (self._waiting or self._flushing or self._lingers(time)):
+            self._flushing = True
+            try:
+                result = await self._alone(item)
+            finally:
+                self._flushed(1)
+            if result is not None:
+                return result
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future, within is not None))
-        if self._idle and not self._idle.done():
-            self._idle.set_result(None)
+        if not self._flushing:
+            self._wake()
         if within is None:
             return await future
-        self._deadlines.add(future, loop.time() + within.total_seconds())
+        self._deadlines.add(future, time + within.total_seconds())
         try:
             return await future
         finally:
@@ -77,35 +94,49 @@ class GroupCommit(Generic[Item, Result]):
     async def run(self) -> None:
         """Flush until cancelled."""
         loop = asyncio.get_running_loop()
-        last, ended = 0, float("-inf")
         futures: Sequence[asyncio.Future[Result]] = ()
         try:
             while True:
                 if not self._waiting:
                     self._idle = loop.create_future()
                     await self._idle
-                if last > 1 and loop.time() < ended + self._linger_seconds:
-                    await self._gather(last)
+                if self._lingers(loop.time()):
+                    await self._gather()
                 items, futures = self._take()
                 if not items:
                     continue  # all of their callers have gone
-                last = len(items)
+                self._flushing = True
                 try:
                     results = await self._flush(items)
                 except Exception as error:  # noqa: BLE001 - it is the callers' to deal with
                     await self._fail(items, futures, error)
                 else:
                     _tell(futures, results)
-                ended = loop.time()
+                finally:
+                    self._flushed(len(items))
         finally:
             for future in futures:
                 future.cancel()  # of no effect on those that know their result
             while self._waiting:
                 self._waiting.popleft()[1].cancel()
 
-    async def _gather(self, last: int) -> None:
+    def _wake(self) -> None:
+        if self._idle and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _flushed(self, count: int) -> None:
+        self._flushing = False
+        self._last, self._ended = count, asyncio.get_running_loop().time()
+        if self._waiting:
+            self._wake()
+
+    def _lingers(self, time: float) -> bool:
+        return self._last > 1 and time < self._ended + self._linger_seconds
+
+    async def _gather(self) -> None:
         time = asyncio.get_running_loop().time
-        deadline = time() + min(self._linger_seconds, LINGER_PER_ITEM.total_seconds() * last)
+        wanted = LINGER_PER_ITEM.total_seconds() * self._last
+        deadline = time() + min(self._linger_seconds, wanted)
         count, quiet = len(self._waiting), 0
         while count < self._enough and quiet < QUIET_TURNS and time() < deadline:
             await asyncio.sleep(0)

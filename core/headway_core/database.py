@@ -80,6 +80,11 @@ class Database:
         )
         return cls(sessions, timeout_seconds)
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the next call finds a connection without waiting for one."""
+        return bool(self._sessions.kept)
+
     async def close(self) -> None:
         """Close all connections, by force after 2 s."""
         await self._sessions.close()

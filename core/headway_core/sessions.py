@@ -8,6 +8,7 @@ import asyncpg
 
 from headway_core.deadlines import Deadlines
 from headway_core.errors import StoreUnavailable
+from headway_core.uninterrupted import Uninterrupted
 
 Record = asyncpg.Record
 if TYPE_CHECKING:  # generic in its stubs only
@@ -21,6 +22,10 @@ more than a small statement."""
 IDLE_SECONDS_MAX: Final = 300
 """A connection that nobody has used for longer is given up: what stands between it and Postgres may
 have forgotten it."""
+
+CANCELLED_SECONDS_MAX: Final = 0.1
+"""How long a cancelled call waits for the answer to what it has sent, before it ends the connection
+instead: callers that give up must not cost a new connection each."""
 
 AWAY: Final = (
     OSError,
@@ -103,7 +108,7 @@ class Sessions:
         self._waiting += 1
         try:
             async with asyncio.timeout_at(deadline):
-                return Session(await self._pool.acquire())
+                return Session(await self._pool.acquire(), self.deadlines)
         finally:
             self._waiting -= 1
 
@@ -121,13 +126,24 @@ class Sessions:
 class Session:
     """A connection out of asyncpg's pool, and what is prepared on it."""
 
-    __slots__ = ("_prepared", "connection", "idle_since")
+    __slots__ = ("_deadlines", "_prepared", "connection", "deadline", "idle_since", "settled")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, deadlines: "Deadlines[Session]") -> None:
         self.connection = connection
+        self.deadline = 0.0
+        """Of the use that is under way."""
+        self.settled = False
+        """Whether that use has nothing under way, though it may have been cancelled."""
         self.idle_since = 0.0
         """When the loop's clock said so; 0: it was never kept."""
+        self._deadlines = deadlines
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement[Record]] = {}
+
+    def begin(self, deadline: float) -> None:
+        """Begin a use, which its deadline ends."""
+        self.deadline = deadline
+        self.settled = False
+        self._deadlines.add(self, deadline)
 
     async def fetch(self, query: str, arguments: Sequence[object]) -> list[Record]:
         """Run a statement and return its rows.
@@ -136,15 +152,23 @@ class Session:
         session, costs a lone call as much as all that is above it.
         """
         if not self.idle_since:
-            return await self.connection.fetch(query, *arguments)
-        statement = self._prepared.get(query)
-        if statement is None:
-            statement = self._prepared[query] = await self.connection.prepare(query)
+            fetching = self.connection.fetch(query, *arguments)
+        else:
+            statement = self._prepared.get(query)
+            if statement is None:
+                statement = self._prepared[query] = await self.connection.prepare(query)
+            fetching = statement.fetch(*arguments)
         try:
-            return await statement.fetch(*arguments)
+            return await Uninterrupted(fetching, self._hurry)
         except asyncpg.InvalidCachedStatementError:
             self._prepared.clear()
             raise
+        finally:
+            self.settled = True
+
+    def _hurry(self) -> None:
+        soon = asyncio.get_running_loop().time() + CANCELLED_SECONDS_MAX
+        self._deadlines.add(self, min(self.deadline, soon))
 
     def is_free(self) -> bool:
         """Whether no transaction is left on it."""
@@ -186,14 +210,15 @@ class Use:
             self._session = await self._sessions.take(self._deadline)
         except AWAY as error:
             raise self._translated(error) from error
-        self._sessions.deadlines.add(self._session, self._deadline)
+        self._session.begin(self._deadline)
         return self._session
 
     async def __aexit__(
         self, _kind: object, error: BaseException | None, _traceback: object
     ) -> None:
         self._sessions.deadlines.discard(self._session)
-        if isinstance(error, (*AWAY, asyncio.CancelledError)):
+        cancelled = isinstance(error, asyncio.CancelledError) and not self._session.settled
+        if cancelled or isinstance(error, AWAY):
             # A cancelled command would make the release wait for the server's answer.
             self._session.end()
         try:

@@ -86,6 +86,18 @@ async def submit(
     return [outcomes[item.id] for item in submissions]
 
 
+async def submit_alone(database: Database, item: Submission) -> Submitted | None:
+    """Store a job by one statement, over a connection that is at hand.
+
+    None: `submit` has to see to it. Raises StoreUnavailable.
+    """
+    if not database.at_hand:
+        return None
+    stored = await _store(database, [item])
+    await failpoint("after_submit_commit")
+    return stored.get(item.id)
+
+
 async def submit_all(
     database: Database, submissions: Sequence[Submission], *, queue_depth_max: int | None
 ) -> list[Submitted]:

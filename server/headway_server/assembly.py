@@ -136,6 +136,9 @@ async def running(
             partial(submissions.submit, calls_database, queue_depth_max=settings.queue_depth_max),
             linger=LINGER,
             enough=ENOUGH,
+            alone=None
+            if settings.queue_depth_max is not None
+            else partial(submissions.submit_alone, calls_database),
         )
         service = JobService(
             calls_database,

@@ -99,12 +99,34 @@ async def test_a_cancelled_call_is_cancelled(database: Database, database_url: s
     os.kill(backend, signal.SIGSTOP)
     try:
         call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
         async with asyncio.timeout(2):
+            with pytest.raises(asyncio.CancelledError):
+                await call
             assert await used.fetchval(BACKEND) != backend
     finally:
         os.kill(backend, signal.SIGCONT)
+    await used.close()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+async def test_callers_that_give_up_do_not_cost_their_connection(
+    database: Database, database_url: str, count: int
+) -> None:
+    """As long as Postgres answers soon: what was sent is done, too."""
+    used = await kept(database_url, count, size=1)
+    await database.execute("CREATE TABLE given_up (backend integer)")
+    write = "INSERT INTO given_up SELECT pg_backend_pid() FROM pg_sleep(0.05)"
+    try:
+        for _ in range(3):
+            call = asyncio.create_task(used.execute(write))
+            await eventually(lambda: database.fetchval(ASLEEP))
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        backends = await database.fetch("SELECT backend FROM given_up")
+        assert [row["backend"] for row in backends] == [await used.fetchval(BACKEND)] * 3
+    finally:
+        await database.execute("DROP TABLE given_up")
     await used.close()
 
 

@@ -31,6 +31,34 @@ async def test_a_submit_run_again_stores_one_job(database: Database) -> None:
         assert again.dispatch is None
 
 
+async def test_a_job_is_stored_alone_if_nothing_is_in_the_way(database: Database) -> None:
+    """Else it is left to the submit that can tell why."""
+    await database.fetchval("SELECT 1")
+    first, keyed, moved = (
+        submission(),
+        submission(idempotency_key="k"),
+        submission(queue="unheard-of"),
+    )
+    for item in (first, keyed):
+        stored = await submissions.submit_alone(database, item)
+        assert stored is not None
+        assert stored.created
+        assert stored.dispatch is not None
+        assert (await jobs.get(database, item.id, full=False)).id == item.id
+    for item in (first, keyed, submission(idempotency_key="k"), moved):
+        assert await submissions.submit_alone(database, item) is None
+    assert await database.fetchval("SELECT count(*) FROM jobs") == 2
+
+
+async def test_no_job_is_stored_alone_where_a_connection_must_be_made(database_url: str) -> None:
+    """A caller who is cancelled must not cancel the making."""
+    fresh = await Database.connect(database_url, name="fresh")
+    assert await submissions.submit_alone(fresh, submission()) is None
+    assert await fresh.fetchval("SELECT count(*) FROM jobs") == 0
+    assert await submissions.submit_alone(fresh, submission()) is not None
+    await fresh.close()
+
+
 async def test_the_columns_of_a_batch_may_have_gaps(database: Database) -> None:
     """What one job has and the next has not stays with the one."""
     policy = RetryPolicy(max_attempts=2, multiplier=1.5)

@@ -280,3 +280,88 @@ async def test_nobody_waits_longer_than_wanted() -> None:
     assert await group.submit(4, within=timedelta(minutes=1)) == 4
     assert flushes == [[0], [4]]
     runner.cancel()
+
+
+class Lonely:
+    """A group whose callers may flush alone, and what was flushed by whom."""
+
+    def __init__(self, *, linger: timedelta = timedelta(0)) -> None:
+        self.alone: list[int] = []
+        self.shared: list[list[int]] = []
+        self.go_on = asyncio.Event()
+        self.group: GroupCommit[int, int] = GroupCommit(
+            self._flush, alone=self._flush_alone, linger=linger
+        )
+
+    async def _flush(self, items: Sequence[int]) -> Sequence[int]:
+        self.shared.append(list(items))
+        return items
+
+    async def _flush_alone(self, item: int) -> int | None:
+        self.alone.append(item)
+        await self.go_on.wait()
+        if item == 13:
+            raise ValueError("unlucky")
+        return item if item > 0 else None
+
+
+async def test_a_lone_item_is_flushed_by_its_caller() -> None:
+    """No flusher is asked; here is none."""
+    lonely = Lonely()
+    lonely.go_on.set()
+    assert [await lonely.group.submit(n) for n in (1, 2, 3)] == [1, 2, 3]
+    assert lonely.alone == [1, 2, 3]
+    assert lonely.shared == []
+
+
+@pytest.mark.parametrize("first", [1, 13, 0])
+async def test_those_who_come_meanwhile_share_the_next_flush(first: int) -> None:
+    """However the first one ends; one that cannot be flushed alone is one of them."""
+    lonely = Lonely()
+    runner = asyncio.create_task(lonely.group.run())
+    await asyncio.sleep(0)
+    callers = [asyncio.create_task(lonely.group.submit(n)) for n in (first, 2, 3)]
+    await asyncio.sleep(0.01)
+    assert lonely.alone == [first]
+    assert lonely.shared == []
+    lonely.go_on.set()
+    results = await asyncio.gather(*callers, return_exceptions=True)
+    assert [str(result) for result in results] == [
+        "unlucky" if first == 13 else str(first),
+        "2",
+        "3",
+    ]
+    assert lonely.alone == [first]
+    assert sorted(lonely.shared[0]) == [first, 2, 3] if first == 0 else [2, 3]
+    assert len(lonely.shared) == 1
+    runner.cancel()
+
+
+async def test_a_cancelled_caller_that_flushes_holds_up_nobody() -> None:
+    lonely = Lonely()
+    runner = asyncio.create_task(lonely.group.run())
+    await asyncio.sleep(0)
+    first, second = (asyncio.create_task(lonely.group.submit(n)) for n in (1, 2))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    async with asyncio.timeout(10):
+        assert await second == 2
+    assert lonely.shared == [[2]]
+    runner.cancel()
+
+
+async def test_nobody_flushes_alone_while_a_flush_or_a_linger_is_under_way() -> None:
+    lonely = Lonely(linger=timedelta(minutes=1))
+    runner = asyncio.create_task(lonely.group.run())
+    await asyncio.sleep(0)
+    callers = [asyncio.create_task(lonely.group.submit(n)) for n in (1, 2, 3)]
+    await asyncio.sleep(0.01)
+    lonely.go_on.set()
+    await asyncio.gather(*callers)
+    assert lonely.shared == [[2, 3]]
+    await lonely.group.submit(4)
+    assert lonely.alone == [1]
+    assert lonely.shared == [[2, 3], [4]]
+    await lonely.group.submit(5)
+    assert lonely.alone == [1, 5], "the last flush was not shared"
+    runner.cancel()
