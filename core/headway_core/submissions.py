@@ -55,8 +55,26 @@ class Submitted(NamedTuple):
     job: Job
     created: bool
     """False: the idempotency key named a job that was there."""
-    dispatch: Dispatch | None
-    """The job's message, left to this process for FAST_PATH. None: due later, or not created."""
+    outbox_id: int | None = None
+    """Of the job's message, left to this process for FAST_PATH. None: due later, or not created."""
+
+    @property
+    def dispatch(self) -> Dispatch | None:
+        """The job's message, if it is left to this process."""
+        if self.outbox_id is None:
+            return None
+        job = self.job
+        return Dispatch(
+            outbox_id=self.outbox_id,
+            job_id=job.id,
+            dispatch_no=job.dispatch_no,
+            queue=job.queue,
+            priority=job.priority,
+            dead=False,
+            type=job.type,
+            traceparent=job.traceparent,
+            tracestate=job.tracestate,
+        )
 
 
 async def submit(
@@ -131,7 +149,7 @@ async def submit_all(
                 raise _at(
                     submissions.index(item), IdempotencyKeyReused(refused_or_job, stored=False)
                 )
-            stored[item.id] = Submitted(rows.job(record), refused_or_job == item.id, None)
+            stored[item.id] = Submitted(rows.job(record), created=refused_or_job == item.id)
         return stored
 
     stored = await database.transact(store)
@@ -204,20 +222,7 @@ def _submitted(item: Submission, record: Record) -> Submitted:
         next_attempt_time=record["wait_time"],
         labels=item.labels,
     )
-    if not record["reserved"]:
-        return Submitted(job, created=True, dispatch=None)
-    dispatch = Dispatch(
-        outbox_id=record["outbox_id"],
-        job_id=item.id,
-        dispatch_no=1,
-        queue=record["queue"],
-        priority=item.priority,
-        dead=False,
-        type=item.type,
-        traceparent=item.traceparent,
-        tracestate=item.tracestate,
-    )
-    return Submitted(job, created=True, dispatch=dispatch)
+    return Submitted(job, created=True, outbox_id=record["outbox_id"])
 
 
 async def _explain(
@@ -239,7 +244,7 @@ async def _explain(
     for submission_id, job_id in existing.items():
         if job_id in found_jobs:
             created = job_id == submission_id
-            outcomes[submission_id] = Submitted(found_jobs[job_id], created, None)
+            outcomes[submission_id] = Submitted(found_jobs[job_id], created)
         else:  # its key outlived it
             outcomes[submission_id] = IdempotencyKeyReused(job_id, stored=False)
     for refused in await _add_queues(database, unknown):

@@ -223,7 +223,8 @@ class JobService:
 
     def _accept(self, outcomes: Sequence[Submitted]) -> None:
         """After the commit: publish what is due, count what is new."""
-        self._relay.dispatch([item.dispatch for item in outcomes if item.dispatch is not None])
+        dispatches = [outcome.dispatch for outcome in outcomes]
+        self._relay.dispatch([dispatch for dispatch in dispatches if dispatch is not None])
         for outcome in outcomes:
             if outcome.created:
                 self._metrics.job_submitted(queue=outcome.job.queue)

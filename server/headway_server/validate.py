@@ -218,17 +218,17 @@ def _submission(
         violations.add("type", SET)
     if request.HasField("priority"):
         violations.number("priority", request.priority, bounds.PRIORITY)
-    due = request.WhichOneof("due")
+    queue, key, due = request.queue, request.idempotency_key, request.WhichOneof("due")
     return job.Submission(
         id=new_job_id(),
         type=violations.text("type", request.type, bounds.TYPE) or "",
-        queue=violations.text("queue", request.queue, bounds.QUEUE),
+        queue=violations.text("queue", queue, bounds.QUEUE) if queue else None,
         payload=violations.payload(request.payload) if request.HasField("payload") else None,
         priority=request.priority if request.HasField("priority") else job.DEFAULT_PRIORITY,
-        idempotency_key=violations.text(
-            "idempotency_key", request.idempotency_key, bounds.IDEMPOTENCY_KEY
-        ),
-        request_hash=_request_hash(request) if request.idempotency_key else b"",
+        idempotency_key=violations.text("idempotency_key", key, bounds.IDEMPOTENCY_KEY)
+        if key
+        else None,
+        request_hash=_request_hash(request) if key else b"",
         delay=violations.span("delay", request.delay, bounds.DELAY) if due == "delay" else None,
         run_time=_run_time(violations, request) if due == "run_time" else None,
         retry_policy=_retry_policy(violations, request.retry_policy)

@@ -52,9 +52,9 @@ WITH item AS (
         id, 1, queue, priority, wait_time,
         CASE WHEN wait_time <= clock_timestamp() THEN clock_timestamp() + $20::interval END
     FROM job
-    RETURNING id, job_id, reserved_until IS NOT NULL AS reserved
+    RETURNING job_id, CASE WHEN reserved_until IS NOT NULL THEN id END AS outbox_id
 )
-SELECT job.*, sent.id AS outbox_id, sent.reserved FROM job JOIN sent ON sent.job_id = job.id
+SELECT job.*, sent.outbox_id FROM job JOIN sent ON sent.job_id = job.id
 
 -- name: find_submitted
 -- What stands in the way of submissions that made no row.
