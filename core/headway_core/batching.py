@@ -32,8 +32,8 @@ class GroupCommit(Generic[Item, Result]):
 
     `key`: at most one item with the same key shares a flush, for a statement can change a row once.
     `alone` flushes one item in its caller's task, if nobody else is there: the way to the flusher
-    and back costs as much as a small statement. It goes on to its end if the caller is cancelled,
-    and leaves the item to the flusher if its result is None.
+    and back costs as much as a small statement. It is quick, keeps to `within` and to nothing by
+    `key`, and leaves the item to the flusher if its result is None.
     `run` is the one flusher; if it ends, its process must end.
     """
 
@@ -65,9 +65,10 @@ class GroupCommit(Generic[Item, Result]):
     async def submit(self, item: Item, *, within: timedelta | None = None) -> Result:
         """Hand over an item and wait for its own result or error.
 
-        A caller that is cancelled leaves its item behind: it is flushed all the same. One that has
-        waited as long as `within`, for a flush before its own perhaps, gets StoreUnavailable; once
-        such a caller has gone, its item is dropped if its flush has not begun.
+        A caller that is cancelled leaves its item behind, unless `alone` has it: it is flushed all
+        the same. One that has waited as long as `within`, for a flush before its own perhaps, gets
+        StoreUnavailable; once such a caller has gone, its item is dropped if its flush has not
+        begun.
         """
         loop = asyncio.get_running_loop()
         time = loop.time()
@@ -80,12 +81,11 @@ class GroupCommit(Generic[Item, Result]):
             if result is not None:
                 return result
         future: asyncio.Future[Result] = loop.create_future()
+        if within is not None:
+            self._deadlines.add(future, time + within.total_seconds())
         self._waiting.append((item, future, within is not None))
         if not self._flushing:
             self._wake()
-        if within is None:
-            return await future
-        self._deadlines.add(future, time + within.total_seconds())
         try:
             return await future
         finally:

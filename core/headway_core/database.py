@@ -92,7 +92,8 @@ class Database:
     async def fetch(self, query: str, *arguments: object) -> list[Record]:
         """Run one statement as one transaction and return its rows.
 
-        `query` is one of a limited number: it may be kept, prepared, for as long as a connection.
+        Cancelled, it waits up to CANCELLED_SECONDS_MAX for the answer to what it has sent, which
+        may have been done. `query` is one of a limited number: a connection may keep it prepared.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         tries = 1

@@ -2,9 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
+
+LATE_SECONDS_MAX: Final = 0.01
+"""How late a deadline passes at most, on an idle loop: many that follow each other are looked at
+together."""
 
 
 class Deadlines(Generic[Key]):
@@ -17,13 +21,15 @@ class Deadlines(Generic[Key]):
     def __init__(self, passed: Callable[[Key], None]) -> None:
         self._passed = passed
         self._deadlines: dict[Key, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         """Goes off at the first deadline or before it. None: there was none when it last did."""
+        self._time = 0.0
+        """When it goes off. uvloop gives no timer that knows, where it is time already."""
 
     def add(self, key: Key, deadline: float) -> None:
         """Begin to wait."""
         self._deadlines[key] = deadline
-        if self._timer is None or deadline < self._timer.when():
+        if self._timer is None or deadline < self._time:
             self._set_timer(deadline)
 
     def discard(self, key: Key) -> None:
@@ -34,12 +40,16 @@ class Deadlines(Generic[Key]):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_at(deadline, self._look)
+        self._time = deadline
 
     def _look(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        for key in [key for key, deadline in self._deadlines.items() if deadline <= now]:
-            self.discard(key)
-            self._passed(key)
+        passed = [key for key, deadline in self._deadlines.items() if deadline <= now]
+        for key in passed:
+            del self._deadlines[key]
         if self._deadlines:
-            self._set_timer(min(self._deadlines.values()))
+            first = min(self._deadlines.values())
+            self._set_timer(max(first, now + LATE_SECONDS_MAX))
+        for key in passed:
+            self._passed(key)

@@ -23,6 +23,9 @@ IDLE_SECONDS_MAX: Final = 300
 """A connection that nobody has used for longer is given up: what stands between it and Postgres may
 have forgotten it."""
 
+PREPARED_AFTER: Final = 16
+"""Uses in a row, between which a connection was kept, before it has statements of its own: under
+load connections come and go, and each would prepare them anew."""
 CANCELLED_SECONDS_MAX: Final = 0.1
 """How long a cancelled call waits for the answer to what it has sent, before it ends the connection
 instead: callers that give up must not cost a new connection each."""
@@ -75,6 +78,7 @@ class Sessions:
             min_size=0,
             max_size=size,
             timeout=connect_seconds,
+            command_timeout=None,  # asyncio.timeout is of no effect within Uninterrupted
             reset=_keep_session,
             max_inactive_connection_lifetime=IDLE_SECONDS_MAX,
             connect=connect,
@@ -120,22 +124,33 @@ class Sessions:
             await self._pool.release(session.connection, timeout=max(deadline - time, 0))
         else:
             session.idle_since = time
+            session.uses += 1
             self.kept.append(session)
 
 
 class Session:
     """A connection out of asyncpg's pool, and what is prepared on it."""
 
-    __slots__ = ("_deadlines", "_prepared", "connection", "deadline", "idle_since", "settled")
+    __slots__ = (
+        "_deadlines",
+        "_prepared",
+        "connection",
+        "deadline",
+        "idle_since",
+        "settled",
+        "uses",
+    )
 
     def __init__(self, connection: Connection, deadlines: "Deadlines[Session]") -> None:
         self.connection = connection
         self.deadline = 0.0
         """Of the use that is under way."""
         self.settled = False
-        """Whether that use has nothing under way, though it may have been cancelled."""
+        """Whether that use was cancelled and has nothing under way all the same."""
         self.idle_since = 0.0
-        """When the loop's clock said so; 0: it was never kept."""
+        """Of the loop's clock."""
+        self.uses = 0
+        """After which it was kept."""
         self._deadlines = deadlines
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement[Record]] = {}
 
@@ -146,29 +161,35 @@ class Session:
         self._deadlines.add(self, deadline)
 
     async def fetch(self, query: str, arguments: Sequence[object]) -> list[Record]:
-        """Run a statement and return its rows.
+        """Run a statement and return its rows. If cancelled, it waits for them a little longer.
 
-        Once kept, it has statements of its own: asyncpg's cache of them, which outlives this
-        session, costs a lone call as much as all that is above it.
+        Statements of its own go past asyncpg's cache of them, which outlives this session and costs
+        a lone call as much as all that is above it.
         """
-        if not self.idle_since:
+        statement = self._prepared.get(query)
+        if statement is not None:
+            fetching = statement.fetch(*arguments)
+        elif self.uses < PREPARED_AFTER:
             fetching = self.connection.fetch(query, *arguments)
         else:
-            statement = self._prepared.get(query)
-            if statement is None:
-                statement = self._prepared[query] = await self.connection.prepare(query)
-            fetching = statement.fetch(*arguments)
+            fetching = self._prepare(query, arguments)
         try:
             return await Uninterrupted(fetching, self._hurry)
         except asyncpg.InvalidCachedStatementError:
             self._prepared.clear()
             raise
-        finally:
-            self.settled = True
+        except asyncio.CancelledError as error:
+            self.settled = not isinstance(error.__cause__, AWAY)
+            raise
+
+    async def _prepare(self, query: str, arguments: Sequence[object]) -> list[Record]:
+        statement = self._prepared[query] = await self.connection.prepare(query)
+        return await statement.fetch(*arguments)
 
     def _hurry(self) -> None:
         soon = asyncio.get_running_loop().time() + CANCELLED_SECONDS_MAX
-        self._deadlines.add(self, min(self.deadline, soon))
+        self.deadline = min(self.deadline, soon)
+        self._deadlines.add(self, self.deadline)
 
     def is_free(self) -> bool:
         """Whether no transaction is left on it."""

@@ -93,7 +93,7 @@ async def submit(
     for _ in range(_PASSES_MAX):
         if not left:
             break
-        outcomes.update(await _store(database, left))
+        outcomes.update(await _store_new(database, left))
         left = [item for item in left if item.id not in outcomes]
         if left:
             outcomes.update(await _explain(database, left))
@@ -107,12 +107,16 @@ async def submit(
 async def submit_alone(database: Database, item: Submission) -> Submitted | None:
     """Store a job by one statement, over a connection that is at hand.
 
-    None: `submit` has to see to it. Raises StoreUnavailable.
+    None: it was not stored by this call, and `submit` has to see to it. Raises StoreUnavailable.
     """
     if not database.at_hand:
         return None
-    stored = await _store(database, [item])
-    await failpoint("after_submit_commit")
+    try:
+        stored = await _store(database, [item], again=False)
+    except UniqueViolation:
+        return None
+    if stored:
+        await failpoint("after_submit_commit")
     return stored.get(item.id)
 
 
@@ -131,7 +135,7 @@ async def submit_all(
 
     if all(item.idempotency_key is None for item in submissions):
         # Nothing can be in the way of new IDs in known queues, so a single statement does it.
-        stored = await _store(database, submissions)
+        stored = await _store_new(database, submissions)
         if len(stored) == len(submissions):
             return [stored[item.id] for item in submissions]
 
@@ -156,23 +160,29 @@ async def submit_all(
     return [stored[item.id] for item in submissions]
 
 
-async def _store(
-    target: Database | Connection, submissions: Sequence[Submission], *, again: bool = False
+async def _store_new(
+    database: Database, submissions: Sequence[Submission]
 ) -> dict[UUID, Submitted]:
-    """Store what nothing is in the way of; `again`: IDs that are there already are expected."""
+    """Store what nothing is in the way of."""
+    try:
+        return await _store(database, submissions, again=False)
+    except UniqueViolation:  # an earlier try of this very call has stored some
+        return await _store(database, submissions, again=True)
+
+
+async def _store(
+    target: Database | Connection, submissions: Sequence[Submission], *, again: bool
+) -> dict[UUID, Submitted]:
+    """Store what nothing is in the way of. Raises UniqueViolation for an ID that is there already,
+    unless they are stored `again`.
+    """
     one = len(submissions) == 1
     values = _values(submissions[0]) if one else _columns(submissions)
     # A column of nulls is empty.
     statement = submit_statement(one=one, queues=bool(values[2]), keys=bool(values[4]), again=again)
     items = {item.id: item for item in submissions}
-    try:
-        records = await target.fetch(statement, *values, FAST_PATH)
-    except UniqueViolation:
-        if again:
-            raise
-        return await _store(target, submissions, again=True)
     stored = {}
-    for record in records:
+    for record in await target.fetch(statement, *values, FAST_PATH):
         job_id = record["id"]
         stored[job_id] = _submitted(items[job_id], record)
     return stored

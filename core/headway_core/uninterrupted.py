@@ -14,7 +14,7 @@ class Uninterrupted(Generic[Result]):
     the end nearer, and CancelledError is raised at the end, whatever that is. asyncio.shield does
     the same by a task of its own, which costs more than a small statement.
 
-    The coroutine waits for futures and nothing else; asyncio.timeout is of no effect within.
+    asyncio.timeout is of no effect within.
     """
 
     __slots__ = ("_cancelled", "_coroutine", "_turn")
@@ -24,6 +24,8 @@ class Uninterrupted(Generic[Result]):
     ) -> None:
         self._coroutine = coroutine
         self._cancelled = cancelled
+        self._turn: asyncio.Future[None] | None = None
+        """What the task waits for in the place of the coroutine's future."""
 
     def __await__(self) -> Generator[Any, None, Result]:
         loop = asyncio.get_running_loop()
@@ -40,15 +42,18 @@ class Uninterrupted(Generic[Result]):
                 if interruption is not None:
                     raise interruption from error
                 raise
+            if future is None:  # sleep(0)
+                future = loop.create_future()
+                loop.call_soon(future.set_result, None)
             future.add_done_callback(self._go_on)
             while not future.done():
-                self._turn = loop.create_future()
+                turn = self._turn = loop.create_future()
                 try:
-                    yield from self._turn
+                    yield from turn
                 except asyncio.CancelledError as error:
                     interruption = error
                     self._cancelled()
 
     def _go_on(self, _future: "asyncio.Future[Any]") -> None:
-        if not self._turn.done():
+        if self._turn and not self._turn.done():
             self._turn.set_result(None)

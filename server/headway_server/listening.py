@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -53,32 +53,37 @@ def make_server(*, reuse_port: bool) -> grpc.aio.Server:
 
 def add_health(server: grpc.aio.Server, health: Health) -> None:
     """Add grpc.health.v1."""
-    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, _unregistered(server))
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, _registering(server, "Watch"))
 
 
 def add_reflection(server: grpc.aio.Server, services: tuple[str, ...]) -> None:
     """Add reflection of these services, health and itself."""
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     names = [*services, health_name, reflection.SERVICE_NAME]
-    reflection.enable_server_reflection(names, _unregistered(server))
+    reflection.enable_server_reflection(names, _registering(server))
 
 
-class _Unregistered:
-    """A server to add a service to whose methods are not to be registered.
+class _Registering:
+    """A server to add a service to whose methods are registered by these names alone.
 
-    Generated code registers them all, and at each call of any service grpc.aio looks at a future
-    for each registered method.
+    Generated code registers them all (see Calls.serve for what that costs).
     """
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, names: tuple[str, ...]) -> None:
+        self._server = server
+        self._names = names
         self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
 
-    def add_registered_method_handlers(self, *_: object) -> None:
-        pass
+    def add_registered_method_handlers(
+        self, service: str, handlers: "dict[str, grpc.RpcMethodHandler[Any, Any]]"
+    ) -> None:
+        """Register what is to be."""
+        chosen = {name: handlers[name] for name in self._names}
+        self._server.add_registered_method_handlers(service, chosen)
 
 
-def _unregistered(server: grpc.aio.Server) -> grpc.aio.Server:
-    return cast("grpc.aio.Server", _Unregistered(server))
+def _registering(server: grpc.aio.Server, *names: str) -> grpc.aio.Server:
+    return cast("grpc.aio.Server", _Registering(server, names))
 
 
 def bind(server: grpc.aio.Server, address: Address, *, reuse_port: bool) -> Address:

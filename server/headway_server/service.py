@@ -94,7 +94,7 @@ class JobService:
         ]
 
     async def submit_job(self, request: SubmitJobRequest, span: ServerSpan) -> SubmitJobResponse:
-        """Store a job in a commit that it shares with others of the same moment."""
+        """Store a job, in a commit that it shares with others of the same moment."""
         item = validate.submission(request, span.context)
         outcome = await self._submits.submit(item, within=CALL_DATABASE_TIME_MAX)
         if isinstance(outcome, Refused):

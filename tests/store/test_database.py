@@ -52,22 +52,48 @@ async def test_calls_go_over_what_is_kept(
     await database.close()
 
 
-async def test_what_is_kept_prepares_a_statement_once(database_url: str) -> None:
+async def test_what_is_kept_for_long_prepares_a_statement_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "PREPARED_AFTER", 3)
     used = await kept(database_url, 1)
     prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement = 'SELECT 7'"
     counts = []
-    for _ in range(4):
+    for _ in range(5):
         assert await used.fetchval("SELECT 7") == 7
         counts.append(await used.fetchval(prepared))
-    assert counts == [1] * 4
+    assert counts == [1, 2, 2, 2, 2], "asyncpg's, and then its own"
+    await used.close()
+
+
+async def test_what_is_not_kept_for_long_prepares_nothing(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where callers wait for connections, each statement would be prepared again and again."""
+
+    async def prepare(*_: object) -> None:
+        raise AssertionError("prepared")
+
+    monkeypatch.setattr(asyncpg.Connection, "prepare", prepare)
+    used = await kept(database_url, KEPT_MAX, size=4)
+
+    async def caller() -> None:
+        for _ in range(50):
+            await used.fetch("SELECT 1")
+
+    await asyncio.gather(*(caller() for _ in range(8)))
     await used.close()
 
 
 @pytest.mark.parametrize("within_a_transaction", [False, True])
 async def test_a_statement_outlives_a_change_of_its_table(
-    database: Database, database_url: str, within_a_transaction: bool
+    database: Database,
+    database_url: str,
+    within_a_transaction: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A migration may come while servers and workers run."""
+    monkeypatch.setattr(sessions, "PREPARED_AFTER", 0)
     used = await kept(database_url, 1)
 
     async def read(connection: Database | Connection) -> list[asyncpg.Record]:
@@ -109,10 +135,16 @@ async def test_a_cancelled_call_is_cancelled(database: Database, database_url: s
 
 
 @pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("prepared_after", [0, 16])
 async def test_callers_that_give_up_do_not_cost_their_connection(
-    database: Database, database_url: str, count: int
+    database: Database,
+    database_url: str,
+    count: int,
+    prepared_after: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As long as Postgres answers soon: what was sent is done, too."""
+    monkeypatch.setattr(sessions, "PREPARED_AFTER", prepared_after)
     used = await kept(database_url, count, size=1)
     await database.execute("CREATE TABLE given_up (backend integer)")
     write = "INSERT INTO given_up SELECT pg_backend_pid() FROM pg_sleep(0.05)"
@@ -127,6 +159,21 @@ async def test_callers_that_give_up_do_not_cost_their_connection(
         assert [row["backend"] for row in backends] == [await used.fetchval(BACKEND)] * 3
     finally:
         await database.execute("DROP TABLE given_up")
+    await used.close()
+
+
+async def test_a_call_that_is_cancelled_again_and_again_ends_as_soon(
+    database: Database, database_url: str
+) -> None:
+    used = await kept(database_url, 1)
+    call = asyncio.create_task(used.fetch("SELECT pg_sleep(10)"))
+    await eventually(lambda: database.fetchval(ASLEEP))
+    began = time.monotonic()
+    while not call.done():
+        call.cancel()
+        await asyncio.sleep(0.02)
+    assert call.cancelled()
+    assert time.monotonic() - began < 1
     await used.close()
 
 

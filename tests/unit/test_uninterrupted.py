@@ -48,6 +48,14 @@ async def test_a_result_is_passed_on() -> None:
     assert work.cancels == 0
 
 
+async def test_it_may_let_others_go_on() -> None:
+    async def run() -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    assert await Uninterrupted(run(), lambda: None) == 7
+
+
 async def test_an_error_is_passed_on() -> None:
     work = Work(2)
     task = asyncio.create_task(work.awaited())
