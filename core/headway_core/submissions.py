@@ -1,7 +1,7 @@
 """Submit jobs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Final, NamedTuple
@@ -13,7 +13,6 @@ from headway_core import jobs, queues, rows
 from headway_core.database import Connection, Database, Record, UniqueViolation
 from headway_core.errors import (
     IdempotencyKeyReused,
-    QueueFull,
     Refused,
     StoreUnavailable,
     TooManyQueues,
@@ -21,6 +20,7 @@ from headway_core.errors import (
 from headway_core.failpoints import failpoint
 from headway_core.job import DEFAULT_POLICY, QUEUES_MAX, Dispatch, Job, Submission
 from headway_core.queries import load
+from headway_core.queue_depth import overflowing
 from headway_core.rows import column
 
 SQL: Final = load("submissions")
@@ -44,8 +44,6 @@ def submit_statement(*, one: bool, queues: bool, keys: bool, again: bool) -> str
 
 FAST_PATH: Final = timedelta(seconds=3)
 """How long a new outbox row is left to the process that wrote it."""
-_RETRY_AFTER_MIN: Final = timedelta(seconds=1)
-_RETRY_AFTER_MAX: Final = timedelta(seconds=60)
 _PASSES_MAX: Final = 4
 
 
@@ -88,7 +86,7 @@ async def submit(
     outcomes: dict[UUID, Submitted | Refused] = {}
     left = submissions
     if queue_depth_max is not None:
-        outcomes.update(await _refuse_what_overflows(database, submissions, queue_depth_max))
+        outcomes.update(await overflowing(database, submissions, limit=queue_depth_max))
         left = [item for item in submissions if item.id not in outcomes]
     for _ in range(_PASSES_MAX):
         if not left:
@@ -128,9 +126,7 @@ async def submit_all(
     Raises the first Refused, its `index` telling which submission, or StoreUnavailable.
     """
     if queue_depth_max is not None:
-        _raise_first(
-            submissions, await _refuse_what_overflows(database, submissions, queue_depth_max)
-        )
+        _raise_first(submissions, await overflowing(database, submissions, limit=queue_depth_max))
     await _make_queues_known(database, submissions)
 
     if all(item.idempotency_key is None for item in submissions):
@@ -305,42 +301,13 @@ async def _add_queues(
     ]
 
 
-async def _refuse_what_overflows(
-    database: Database, submissions: Sequence[Submission], limit: int
-) -> dict[UUID, Submitted | Refused]:
-    """Those that find their queue full, each counted with the ones before it."""
-    measured = await database.fetch(
-        SQL.measure_depth,
-        [item.type for item in submissions],
-        [item.queue for item in submissions],
-        [item.idempotency_key for item in submissions],
-        limit,
-    )
-    taken: dict[str, int] = {}
-    refused: dict[UUID, Submitted | Refused] = {}
-    for item, record in zip(submissions, measured, strict=True):
-        queue: str = record["queue"]
-        depth = record["depth"] + taken.get(queue, 0)
-        if record["repeated"]:  # a known key makes no new job
-            continue
-        if depth >= limit:
-            wait = record["oldest_wait"] or _RETRY_AFTER_MIN
-            # Little's law: `depth` jobs drain in about the time the first of them has waited.
-            retry_after = min(max(wait / max(depth, 1), _RETRY_AFTER_MIN), _RETRY_AFTER_MAX)
-            refused[item.id] = QueueFull(queue, limit=limit, depth=depth, retry_after=retry_after)
-        else:
-            taken[queue] = taken.get(queue, 0) + 1
-    return refused
-
-
 def _raise_first(
     submissions: Sequence[Submission],
-    refused: "dict[UUID, Submitted | Refused] | dict[UUID, TooManyQueues]",
+    refused: Mapping[UUID, Refused],
 ) -> None:
     for index, item in enumerate(submissions):
-        error = refused.get(item.id)
-        if isinstance(error, Refused):
-            raise _at(index, error)
+        if item.id in refused:
+            raise _at(index, refused[item.id])
 
 
 def _at(index: int, refused: Refused) -> Refused:
