@@ -32,8 +32,8 @@ class GroupCommit(Generic[Item, Result]):
 
     `key`: at most one item with the same key shares a flush, for a statement can change a row once.
     `alone` flushes one item in its caller's task, if nobody else is there: the way to the flusher
-    and back costs as much as a small statement. It is quick, keeps to `within` and to nothing by
-    `key`, and leaves the item to the flusher if its result is None.
+    and back costs as much as a small statement. It must end within `within`, is not for groups with
+    a `key`, and leaves the item to the flusher if its result is None.
     `run` is the one flusher; if it ends, its process must end.
     """
 

@@ -82,7 +82,7 @@ class Database:
 
     @property
     def at_hand(self) -> bool:
-        """Whether the next call finds a connection without waiting for one."""
+        """Whether the next call finds a connection without waiting for one, as far as is known."""
         return bool(self._sessions.kept)
 
     async def close(self) -> None:
@@ -92,8 +92,8 @@ class Database:
     async def fetch(self, query: str, *arguments: object) -> list[Record]:
         """Run one statement as one transaction and return its rows.
 
-        Cancelled, it waits up to CANCELLED_SECONDS_MAX for the answer to what it has sent, which
-        may have been done. `query` is one of a limited number: a connection may keep it prepared.
+        Cancelled, it goes on for up to CANCELLED_SECONDS_MAX; the statement may be done. `query` is
+        one of a limited number: a connection may keep it prepared.
         """
         deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         tries = 1

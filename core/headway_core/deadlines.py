@@ -7,8 +7,7 @@ from typing import Final, Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 LATE_SECONDS_MAX: Final = 0.01
-"""How late a deadline passes at most, on an idle loop: many that follow each other are looked at
-together."""
+"""How late a deadline may pass on an idle loop: many in a row are looked at together."""
 
 
 class Deadlines(Generic[Key]):
@@ -24,7 +23,7 @@ class Deadlines(Generic[Key]):
         self._timer: asyncio.Handle | None = None
         """Goes off at the first deadline or before it. None: there was none when it last did."""
         self._time = 0.0
-        """When it goes off. uvloop gives no timer that knows, where it is time already."""
+        """When it goes off. Kept here: for a time that has come uvloop's handle has no when()."""
 
     def add(self, key: Key, deadline: float) -> None:
         """Begin to wait."""
@@ -45,11 +44,11 @@ class Deadlines(Generic[Key]):
     def _look(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        passed = [key for key, deadline in self._deadlines.items() if deadline <= now]
-        for key in passed:
-            del self._deadlines[key]
-        if self._deadlines:
-            first = min(self._deadlines.values())
-            self._set_timer(max(first, now + LATE_SECONDS_MAX))
-        for key in passed:
-            self._passed(key)
+        try:
+            for key in [key for key, deadline in self._deadlines.items() if deadline <= now]:
+                if self._deadlines.pop(key, None) is not None:
+                    self._passed(key)
+        finally:
+            if self._deadlines:
+                first = min(self._deadlines.values())
+                self._set_timer(max(first, now + LATE_SECONDS_MAX))

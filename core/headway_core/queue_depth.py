@@ -10,7 +10,7 @@ from headway_core.errors import QueueFull
 from headway_core.job import Submission
 from headway_core.queries import load
 
-SQL: Final = load("submissions")
+SQL: Final = load("queue_depth")
 _RETRY_AFTER_MIN: Final = timedelta(seconds=1)
 _RETRY_AFTER_MAX: Final = timedelta(seconds=60)
 

@@ -78,7 +78,6 @@ class Sessions:
             min_size=0,
             max_size=size,
             timeout=connect_seconds,
-            command_timeout=None,  # asyncio.timeout is of no effect within Uninterrupted
             reset=_keep_session,
             max_inactive_connection_lifetime=IDLE_SECONDS_MAX,
             connect=connect,
@@ -150,7 +149,7 @@ class Session:
         self.idle_since = 0.0
         """Of the loop's clock."""
         self.uses = 0
-        """After which it was kept."""
+        """How many in a row it was kept after."""
         self._deadlines = deadlines
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement[Record]] = {}
 
@@ -238,9 +237,9 @@ class Use:
         self, _kind: object, error: BaseException | None, _traceback: object
     ) -> None:
         self._sessions.deadlines.discard(self._session)
-        cancelled = isinstance(error, asyncio.CancelledError) and not self._session.settled
-        if cancelled or isinstance(error, AWAY):
-            # A cancelled command would make the release wait for the server's answer.
+        cut_off = not isinstance(error, Exception | None) and not self._session.settled
+        if cut_off or isinstance(error, AWAY):
+            # A command under way would make the release wait for the server's answer.
             self._session.end()
         try:
             await self._sessions.give_back(self._session, self._deadline)

@@ -14,7 +14,7 @@ class Uninterrupted(Generic[Result]):
     the end nearer, and CancelledError is raised at the end, whatever that is. asyncio.shield does
     the same by a task of its own, which costs more than a small statement.
 
-    asyncio.timeout is of no effect within.
+    Nothing within may use asyncio.timeout, which would cancel the whole.
     """
 
     __slots__ = ("_cancelled", "_coroutine", "_turn")

@@ -75,7 +75,7 @@ async def test_what_is_not_kept_for_long_prepares_nothing(
         raise AssertionError("prepared")
 
     monkeypatch.setattr(asyncpg.Connection, "prepare", prepare)
-    used = await kept(database_url, KEPT_MAX, size=4)
+    used = await kept(database_url, KEPT_MAX, size=KEPT_MAX)
 
     async def caller() -> None:
         for _ in range(50):

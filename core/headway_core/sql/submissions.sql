@@ -7,7 +7,7 @@
 -- $20 how long a due row is left to this process. Columns of nulls alone may be empty.
 -- submissions.submit_statement makes shorter ones of this: a line that ends with a note is left out where no
 -- item names a queue, or a key, or has been stored before; in unnest stand parameters and their types alone.
--- An item without a row in the answer has a key or an ID that is there already, or an unknown queue.
+-- An item without a row in the answer has a key that is there already (or an ID, if again), or an unknown queue.
 WITH item AS (
     SELECT *
     FROM unnest(
@@ -67,28 +67,3 @@ FROM unnest($1::uuid[], $2::text[], $3::text[]) AS item (id, key, queue)
 LEFT JOIN idempotency_keys AS stored ON stored.key = item.key
 LEFT JOIN jobs ON jobs.id = item.id
 LEFT JOIN queues ON queues.name = item.queue
-
--- name: measure_depth
--- For each item its queue, how many jobs wait in it (counted up to $4) and since when the first does.
--- $1 types, $2 queues (null: the handler's), $3 keys, $4 count at most.
-WITH item AS (
-    SELECT
-        n, coalesce(t.queue, known.queue, 'default') AS queue,
-        EXISTS (SELECT FROM idempotency_keys AS stored WHERE stored.key = t.key) AS repeated
-    FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS t (type, queue, key, n)
-    LEFT JOIN job_types AS known ON known.type = t.type
-), depth AS (
-    SELECT
-        name AS queue,
-        (SELECT count(*) FROM (
-            SELECT FROM jobs
-            WHERE wait_time IS NOT NULL AND state IN (1, 2, 5) AND jobs.queue = name
-            LIMIT $4
-        ) AS waiting) AS depth,
-        (SELECT min(wait_time) FROM jobs
-            WHERE wait_time IS NOT NULL AND state = 2 AND jobs.queue = name) AS oldest_wait_time
-    FROM (SELECT DISTINCT queue AS name FROM item) AS named
-)
-SELECT item.queue, repeated, depth, clock_timestamp() - oldest_wait_time AS oldest_wait
-FROM item JOIN depth ON depth.queue = item.queue
-ORDER BY n
