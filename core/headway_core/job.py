@@ -13,7 +13,7 @@ from uuid import UUID
 import orjson
 
 from headway_core.content import Content
-from headway_core.states import DONE, JobState
+from headway_core.states import JobState
 
 DEFAULT_PRIORITY: Final = 4
 DEFAULT_QUEUE: Final = "default"
@@ -127,7 +127,7 @@ class Job(NamedTuple):
     @property
     def done(self) -> bool:
         """Whether it changes no more by itself."""
-        return self.state in DONE
+        return self.state.done
 
     @property
     def trace_id(self) -> str:

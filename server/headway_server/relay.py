@@ -66,8 +66,7 @@ class Relay:
             return
         now = asyncio.get_running_loop().time()
         room = FAST_WAITING_MAX - len(self._fast)
-        for item in dispatches[:room]:
-            self._fast.append((now, item))
+        self._fast.extend((now, item) for item in dispatches[:room])
         self._fast_filled.set()
 
     def poke(self) -> None:
